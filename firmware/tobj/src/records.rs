@@ -1,0 +1,178 @@
+//! What fields hold beyond plain values: records and words.
+
+use crate::message::{record, word};
+use crate::values::{FileName, Id, Name, Sha256, Text, Timestamp};
+
+word! {
+    /// What a lease is good for.
+    LeaseKind {
+        /// A path in the customer's own account, for as long as he is entitled to it.
+        "STANDING" Standing,
+        /// An account of its own with a secret of its own, until all bytes have been fetched.
+        "ONE-TIME" OneTime,
+    }
+
+    /// Where a lease is in its life.
+    LeaseState {
+        /// Committed, its link not confirmed yet.
+        "PENDING" Pending,
+        /// Its link is there.
+        "ACTIVE" Active,
+        /// Expired, revoked or fully covered: only transfers under way and resumes go on.
+        "ENDING" Ending,
+    }
+
+    /// What an audit record tells.
+    AuditEvent {
+        /// A login that was accepted.
+        "LOGIN" Login,
+        /// A login that was refused.
+        "LOGIN-REFUSED" LoginRefused,
+        /// An object came into the storeroom.
+        "STORED" Stored,
+        /// A lease was made or renewed.
+        "STAGED" Staged,
+        /// A request to stage was refused.
+        "STAGE-REFUSED" StageRefused,
+        /// Bytes of an object went to a customer.
+        "TRANSFER" Transfer,
+        /// A lease came to its end.
+        "LEASE-ENDED" LeaseEnded,
+        /// The database issued a grant.
+        "GRANTED" Granted,
+        /// The database refused a grant.
+        "GRANT-REFUSED" GrantRefused,
+        /// An operator changed something.
+        "ADMIN" Admin,
+    }
+}
+
+record! {
+    /// One thing that a daemon looked at for its [`Reply::StatusReport`](crate::Reply::StatusReport).
+    Check {
+        /// What was looked at.
+        "NAME" name: Name,
+        /// Whether it is as it should be.
+        "HEALTHY" healthy: bool,
+        /// In words, for an operator.
+        "DETAIL" detail: Text,
+    }
+
+    /// An object that a customer may have.
+    CatalogueItem {
+        /// The product it belongs to.
+        "PRODUCT" product: Name,
+        /// The version of the product.
+        "VERSION" version: Name,
+        /// The name of the file.
+        "FILE" file: FileName,
+        /// Bytes.
+        "SIZE" size: u64,
+        /// The hash of its bytes.
+        "SHA256" sha256: Sha256,
+        /// The download appliance that has it.
+        "DOWNLOAD" download: Name,
+        /// When the customer's entitlement ends, if ever.
+        "UNTIL" until: Option<Timestamp>,
+    }
+
+    /// A lease as operators see it.
+    LeaseInfo {
+        /// The lease.
+        "LEASE" lease: Id,
+        /// What it is good for.
+        "KIND" kind: LeaseKind,
+        /// Where it is in its life.
+        "STATE" state: LeaseState,
+        /// Whose it is.
+        "CUSTOMER" customer: Name,
+        /// The product.
+        "PRODUCT" product: Name,
+        /// The version of the product.
+        "VERSION" version: Name,
+        /// The name of the file.
+        "FILE" file: FileName,
+        /// The path as the customer sees it over ftp.
+        "PATH" path: Text,
+        /// Bytes of the object.
+        "SIZE" size: u64,
+        /// The object.
+        "SHA256" sha256: Sha256,
+        /// When it ends by itself.
+        "EXPIRES" expires: Timestamp,
+        /// Bytes that have been fetched at least once.
+        "COVERED" covered: u64,
+    }
+
+    /// What the file system says about a staged file and its object.
+    LinkInfo {
+        /// Inode number of the staged file.
+        "INODE" inode: u64,
+        /// Inode number of the object in the storeroom.
+        "STOREROOM-INODE" storeroom_inode: u64,
+        /// How many names the inode has.
+        "LINKS" links: u64,
+        /// The number of the device both are on.
+        "DEVICE" device: u64,
+        /// The type of the file system, such as `xfs`.
+        "FILESYSTEM" filesystem: Text,
+    }
+
+    /// One line of the audit trail. An appliance numbers its own from 1 without gaps.
+    AuditRecord {
+        /// The number; the database keeps each (appliance, number) once.
+        "SEQ" seq: u64,
+        /// When it happened, by the appliance's clock.
+        "AT" at: Timestamp,
+        /// What happened.
+        "EVENT" event: AuditEvent,
+        /// The customer, as far as known; for a refused login what was typed.
+        "CUSTOMER" customer: Option<Text>,
+        /// The address of the client.
+        "ADDRESS" address: Option<Text>,
+        /// The lease.
+        "LEASE" lease: Option<Id>,
+        /// The object.
+        "SHA256" sha256: Option<Sha256>,
+        /// The first byte of a transfer.
+        "OFFSET" offset: Option<u64>,
+        /// Bytes that were sent; with outcome `interrupted` at least so many.
+        "BYTES" bytes: Option<u64>,
+        /// How it ended, or why it was refused.
+        "OUTCOME" outcome: Option<Text>,
+    }
+
+    /// An audit record in the database, with who reported it.
+    AuditEntry {
+        /// Its place in the database's trail.
+        "INDEX" index: u64,
+        /// The appliance that reported it.
+        "APPLIANCE" appliance: Name,
+        /// The record.
+        "RECORD" record: AuditRecord,
+    }
+
+    /// A right that was withdrawn. Without a product: everything of this customer, including what is cached of his password.
+    Revocation {
+        /// Its number; they grow.
+        "SEQ" seq: u64,
+        /// Whose right.
+        "CUSTOMER" customer: Name,
+        /// To which product.
+        "PRODUCT" product: Option<Name>,
+        /// To which version; without one, all of them.
+        "VERSION" version: Option<Name>,
+    }
+
+    /// An entitlement as operators see it.
+    EntitlementInfo {
+        /// Whose.
+        "CUSTOMER" customer: Name,
+        /// To which product.
+        "PRODUCT" product: Name,
+        /// To which version; without one, all of them.
+        "VERSION" version: Option<Name>,
+        /// When it ends, if ever.
+        "UNTIL" until: Option<Timestamp>,
+    }
+}

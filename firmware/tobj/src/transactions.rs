@@ -1,0 +1,382 @@
+//! The typed transactions.
+
+use crate::message::{types, word};
+use crate::records::{
+    AuditEntry, AuditRecord, CatalogueItem, Check, EntitlementInfo, LeaseInfo, LeaseKind, LinkInfo, Revocation,
+};
+use crate::values::{FileName, Id, Name, Secret, Sha256, Text, Timestamp};
+
+word! {
+    /// Why a request was not done. What a peer learns is no more than this; the reason in full is in our own log.
+    Fault {
+        /// Not allowed, or the secret is wrong.
+        "DENIED" Denied,
+        /// There is no such thing.
+        "NOT-FOUND" NotFound,
+        /// It was valid once.
+        "EXPIRED" Expired,
+        /// Try again later.
+        "BUSY" Busy,
+        /// The request makes no sense, or contradicts what is there.
+        "INVALID" Invalid,
+        /// A part of the system that this needs cannot be reached.
+        "UNAVAILABLE" Unavailable,
+    }
+}
+
+types! {
+    /// What may be asked. Which link may ask what is a table in crate `commlink`.
+    Request RequestTag {
+        /// How are you? Answered by the role's daemon: [`Reply::StatusReport`].
+        "STATUS" Status {}
+
+        /// Web → database: a customer wants a session: [`Reply::Session`], `DENIED` (unknown and wrong alike) or `BUSY` (too many tries).
+        "LOGIN" Login {
+            /// Who he says he is.
+            "CUSTOMER" customer: Text,
+            /// His password.
+            "PASSWORD" password: Secret,
+            /// His address, for the audit trail.
+            "ADDRESS" address: Text,
+        }
+        /// Web → database: the session ends: [`Reply::Done`], also for a session that is not known.
+        "LOGOUT" Logout {
+            /// The session.
+            "SESSION" session: Secret,
+        }
+        /// Web → database: what may the customer of this session have? [`Reply::Catalogue`] or `EXPIRED`.
+        "CATALOGUE" Catalogue {
+            /// The session.
+            "SESSION" session: Secret,
+            /// How many entries to skip.
+            "OFFSET" offset: u64,
+        }
+        /// Web → database: a grant for the customer of this session: [`Reply::Granted`], `EXPIRED` (the session) or `DENIED` (not entitled,
+        /// or no such object: the two are not told apart).
+        "GRANT" Grant {
+            /// The session.
+            "SESSION" session: Secret,
+            /// The product.
+            "PRODUCT" product: Name,
+            /// The version of the product.
+            "VERSION" version: Name,
+            /// What kind of lease.
+            "KIND" kind: LeaseKind,
+        }
+
+        /// Web → download: make the lease that this grant allows: [`Reply::Staged`], `DENIED` (forged, not for this appliance, used),
+        /// `EXPIRED`, `NOT-FOUND` (no such object here).
+        "STAGE" Stage {
+            /// The grant, a PASETO v4.public token of the database.
+            "GRANT" grant: Secret,
+        }
+        /// Download → web: join this connection to the machine named: [`Reply::Done`], after which the stream is the other machine's.
+        "RELAY" Relay {
+            /// The machine; only the database is allowed.
+            "TO" to: Name,
+        }
+
+        /// Download → database: is this the customer's password? [`Reply::Verified`], `DENIED` or `BUSY`.
+        "LOGIN-CHECK" LoginCheck {
+            /// Who he says he is.
+            "CUSTOMER" customer: Text,
+            /// His password.
+            "PASSWORD" password: Secret,
+            /// His address, for throttling and the audit trail.
+            "ADDRESS" address: Text,
+        }
+        /// Download → database: records for the audit trail, in order: [`Reply::Acknowledged`].
+        "AUDIT" Audit {
+            /// The records, numbered without gaps.
+            "RECORD" records: Vec<AuditRecord>,
+        }
+        /// Download → database: answer once there are revocations after this one, or with none after a minute: [`Reply::Revocations`].
+        "WAIT-REVOCATIONS" WaitRevocations {
+            /// The last one seen; 0 for none.
+            "AFTER" after: u64,
+        }
+
+        /// Operator → download: an object for the storeroom, in the literal that follows: [`Reply::Stored`] or `INVALID` (hash or length differ).
+        "OBJECT-PUT" ObjectPut {
+            /// What its hash must be, where that is known before.
+            "SHA256" sha256: Option<Sha256>,
+        }
+        /// Operator → download: the leases, oldest first: [`Reply::Leases`].
+        "LEASE-LIST" LeaseList {
+            /// How many entries to skip.
+            "OFFSET" offset: u64,
+        }
+        /// Operator → download: one lease and what the file system says of it: [`Reply::Lease`] or `NOT-FOUND`.
+        "LEASE-SHOW" LeaseShow {
+            /// The lease.
+            "LEASE" lease: Id,
+        }
+        /// Operator → download: end a lease now: [`Reply::Done`] or `NOT-FOUND`.
+        "LEASE-REVOKE" LeaseRevoke {
+            /// The lease.
+            "LEASE" lease: Id,
+        }
+
+        /// Operator → database: a new customer: [`Reply::Done`] or `INVALID` (there is one of that name).
+        "CUSTOMER-ADD" CustomerAdd {
+            /// His name.
+            "CUSTOMER" customer: Name,
+            /// His password.
+            "PASSWORD" password: Secret,
+        }
+        /// Operator → database: another password for a customer; ends his sessions: [`Reply::Done`] or `NOT-FOUND`.
+        "CUSTOMER-PASSWORD" CustomerPassword {
+            /// His name.
+            "CUSTOMER" customer: Name,
+            /// The new password.
+            "PASSWORD" password: Secret,
+        }
+        /// Operator → database: the customers, by name: [`Reply::Names`].
+        "CUSTOMER-LIST" CustomerList {
+            /// How many entries to skip.
+            "OFFSET" offset: u64,
+        }
+        /// Operator → database: an object that is in a storeroom becomes a version of a product: [`Reply::Done`], also if it is that already;
+        /// `INVALID` if that version is another object.
+        "OBJECT-ADD" ObjectAdd {
+            /// The product; made if it is new.
+            "PRODUCT" product: Name,
+            /// The version of the product.
+            "VERSION" version: Name,
+            /// The name of the file.
+            "FILE" file: FileName,
+            /// Bytes.
+            "SIZE" size: u64,
+            /// The hash of its bytes.
+            "SHA256" sha256: Sha256,
+            /// The download appliance that has it.
+            "DOWNLOAD" download: Name,
+        }
+        /// Operator → database: all objects, by product and version: [`Reply::Catalogue`].
+        "OBJECT-LIST" ObjectList {
+            /// How many entries to skip.
+            "OFFSET" offset: u64,
+        }
+        /// Operator → database: the customer may have this: [`Reply::Done`] or `NOT-FOUND` (customer, product or version).
+        "ENTITLEMENT-ADD" EntitlementAdd {
+            /// Whose.
+            "CUSTOMER" customer: Name,
+            /// The product.
+            "PRODUCT" product: Name,
+            /// The version; without one, all of them, those to come included.
+            "VERSION" version: Option<Name>,
+            /// Until when, if not for ever.
+            "UNTIL" until: Option<Timestamp>,
+        }
+        /// Operator → database: the customer may no longer have this: [`Reply::Done`] or `NOT-FOUND`.
+        "ENTITLEMENT-REMOVE" EntitlementRemove {
+            /// Whose.
+            "CUSTOMER" customer: Name,
+            /// The product.
+            "PRODUCT" product: Name,
+            /// The version, or all at once as it was given.
+            "VERSION" version: Option<Name>,
+        }
+        /// Operator → database: the entitlements, by customer: [`Reply::Entitlements`].
+        "ENTITLEMENT-LIST" EntitlementList {
+            /// How many entries to skip.
+            "OFFSET" offset: u64,
+        }
+        /// Operator → database: the audit trail after this place: [`Reply::AuditTrail`].
+        "AUDIT-LIST" AuditList {
+            /// The last index seen; 0 for none.
+            "AFTER" after: u64,
+        }
+
+        /// ftpd → stagerd, first on a session's socket: where the client is: [`Reply::Done`].
+        "FTP-SESSION" FtpSession {
+            /// The client's address.
+            "ADDRESS" address: Text,
+        }
+        /// ftpd → stagerd: may he come in? [`Reply::FtpAdmitted`] with two descriptors: the account's directory and the file whose first eight
+        /// bytes (little-endian) count what the transfer under way has sent. Or `DENIED`, `UNAVAILABLE`.
+        "FTP-LOGIN" FtpLogin {
+            /// A customer, or the user of a one-time lease.
+            "USER" user: Text,
+            /// The password or the secret of the lease.
+            "PASSWORD" password: Secret,
+            /// Whether it came under TLS.
+            "TLS" tls: bool,
+        }
+        /// ftpd → stagerd: a transfer is about to start: [`Reply::Transfer`] once its audit record is durable; `NOT-FOUND`, `EXPIRED`.
+        "TRANSFER-BEGIN" TransferBegin {
+            /// The path as the customer sees it.
+            "PATH" path: Text,
+            /// The first byte to be sent.
+            "OFFSET" offset: u64,
+            /// Whether it goes under TLS.
+            "TLS" tls: bool,
+        }
+        /// ftpd → stagerd: the transfer is over: [`Reply::Done`].
+        "TRANSFER-END" TransferEnd {
+            /// The transfer.
+            "TRANSFER" transfer: u64,
+            /// Bytes that were sent.
+            "BYTES" bytes: u64,
+            /// `complete`, `aborted` or `failed`.
+            "OUTCOME" outcome: Text,
+        }
+    }
+}
+
+types! {
+    /// What may be answered.
+    Reply ReplyTag {
+        /// It was not done.
+        "FAULT" Fault {
+            /// Why, as far as a peer may know.
+            "CODE" fault: Fault,
+            /// In words, to an operator only; empty to everybody else.
+            "TEXT" text: Text,
+        }
+        /// It is done.
+        "DONE" Done {}
+        /// To [`Request::Status`].
+        "STATUS-REPORT" StatusReport {
+            /// The machine's name.
+            "NAME" name: Name,
+            /// Its role.
+            "ROLE" role: Name,
+            /// The version of the software.
+            "VERSION" version: Text,
+            /// What was looked at.
+            "CHECK" checks: Vec<Check>,
+        }
+        /// To [`Request::Login`].
+        "SESSION" Session {
+            /// Worth what the customer may do, until then.
+            "SESSION" session: Secret,
+            /// His name as the database has it.
+            "CUSTOMER" customer: Name,
+            /// When the session ends.
+            "EXPIRES" expires: Timestamp,
+        }
+        /// To [`Request::Catalogue`] and [`Request::ObjectList`].
+        "CATALOGUE-PAGE" Catalogue {
+            /// The entries, by product and version.
+            "ITEM" items: Vec<CatalogueItem>,
+            /// Whether there is a next page.
+            "MORE" more: bool,
+        }
+        /// To [`Request::Grant`].
+        "GRANTED" Granted {
+            /// The token.
+            "GRANT" grant: Secret,
+            /// The appliance that it is for.
+            "DOWNLOAD" download: Name,
+        }
+        /// To [`Request::Stage`].
+        "STAGED" Staged {
+            /// The lease.
+            "LEASE" lease: Id,
+            /// The path as the customer sees it over ftp, absolute.
+            "PATH" path: Text,
+            /// Bytes.
+            "SIZE" size: u64,
+            /// The hash of its bytes.
+            "SHA256" sha256: Sha256,
+            /// When the lease ends by itself.
+            "EXPIRES" expires: Timestamp,
+            /// The user of a one-time lease.
+            "USER" user: Option<Name>,
+            /// The secret of a one-time lease.
+            "SECRET" secret: Option<Secret>,
+        }
+        /// To [`Request::LoginCheck`].
+        "VERIFIED" Verified {
+            /// His name as the database has it.
+            "CUSTOMER" customer: Name,
+        }
+        /// To [`Request::Audit`]: all records up to this one are durable.
+        "ACKNOWLEDGED" Acknowledged {
+            /// The number.
+            "UPTO" upto: u64,
+        }
+        /// To [`Request::WaitRevocations`].
+        "REVOCATIONS" Revocations {
+            /// What was withdrawn.
+            "REVOCATION" items: Vec<Revocation>,
+            /// What to ask after next.
+            "UPTO" upto: u64,
+            /// The database's clock.
+            "NOW" now: Timestamp,
+        }
+        /// To [`Request::ObjectPut`].
+        "STORED" Stored {
+            /// The hash of the bytes as they were stored.
+            "SHA256" sha256: Sha256,
+            /// How many they are.
+            "SIZE" size: u64,
+            /// Whether the object was there already.
+            "KNOWN" known: bool,
+        }
+        /// To [`Request::LeaseList`].
+        "LEASES" Leases {
+            /// The leases.
+            "LEASE" items: Vec<LeaseInfo>,
+            /// Whether there is a next page.
+            "MORE" more: bool,
+        }
+        /// To [`Request::LeaseShow`].
+        "LEASE" Lease {
+            /// The lease.
+            "LEASE" lease: LeaseInfo,
+            /// What the file system says; absent when the link is gone.
+            "LINK" link: Option<LinkInfo>,
+        }
+        /// To [`Request::CustomerList`].
+        "NAMES" Names {
+            /// The names.
+            "NAME" items: Vec<Name>,
+            /// Whether there is a next page.
+            "MORE" more: bool,
+        }
+        /// To [`Request::EntitlementList`].
+        "ENTITLEMENTS" Entitlements {
+            /// The entitlements.
+            "ENTITLEMENT" items: Vec<EntitlementInfo>,
+            /// Whether there is a next page.
+            "MORE" more: bool,
+        }
+        /// To [`Request::AuditList`].
+        "AUDIT-TRAIL" AuditTrail {
+            /// The entries, in order.
+            "ENTRY" items: Vec<AuditEntry>,
+            /// Whether there is a next page.
+            "MORE" more: bool,
+        }
+        /// To [`Request::FtpLogin`].
+        "FTP-ADMITTED" FtpAdmitted {
+            /// Whose account it is.
+            "CUSTOMER" customer: Name,
+            /// Whether it is that of one lease only.
+            "KIND" kind: LeaseKind,
+        }
+        /// To [`Request::TransferBegin`].
+        "TRANSFER" Transfer {
+            /// Names it on this socket.
+            "TRANSFER" transfer: u64,
+        }
+    }
+}
+
+impl Reply {
+    /// A fault with a text that an operator may read.
+    pub fn refused(fault: Fault, text: &str) -> Self {
+        Self::Fault { fault, text: Text::lossy(text) }
+    }
+
+    /// This reply as others than operators may see it: a fault keeps only its code.
+    #[must_use]
+    pub fn opaque(self) -> Self {
+        match self {
+            Self::Fault { fault, .. } => Self::Fault { fault, text: Text::default() },
+            other => other,
+        }
+    }
+}
