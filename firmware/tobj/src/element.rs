@@ -1,9 +1,9 @@
 //! The tree of elements behind a Tobj, and its text form.
 
 use crate::Invalid;
+use quick_xml::XmlVersion;
 use quick_xml::escape::{escape, resolve_predefined_entity};
 use quick_xml::events::{BytesRef, BytesStart, Event};
-use quick_xml::XmlVersion;
 use quick_xml::reader::Reader;
 
 /// Most bytes of one Tobj as text.

@@ -98,7 +98,7 @@ async fn frames_that_are_none() {
     for header in [0u32, u32::try_from(MAX_FRAME).unwrap() + 1, u32::MAX] {
         assert!(matches!(read_frame(&mut &header.to_be_bytes()[..]).await, Err(IpcError::NotAFrame)));
     }
-    let mut long_label = vec![0, 0, 0, 3, 9, b'a', b'b'];
+    let mut long_label = [0, 0, 0, 3, 9, b'a', b'b'];
     assert!(matches!(read_frame(&mut &long_label[..]).await, Err(IpcError::NotAFrame)));
     long_label[4] = 2;
     assert!(matches!(read_frame(&mut &long_label[..]).await, Err(IpcError::Invalid(_))));

@@ -1,0 +1,59 @@
+//! The site's private certification authority and the certificates it signs.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use time::{Duration, OffsetDateTime};
+use zeroize::Zeroizing;
+
+/// How long the authority's own certificate is valid, in days.
+const AUTHORITY_DAYS: i64 = 3650;
+/// How long a server's certificate is valid, in days; what browsers accept of private authorities.
+const SERVER_DAYS: i64 = 825;
+
+/// A certificate and its key, both PEM.
+pub(crate) struct Certified {
+    pub(crate) certificate: String,
+    pub(crate) key: Zeroizing<String>,
+}
+
+/// The authority of one site.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) pem: Certified,
+}
+
+fn params(name: &str, days: i64, hosts: Vec<String>) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(hosts)?;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    // A day of leave for clocks that are behind.
+    params.not_before = OffsetDateTime::now_utc() - Duration::days(1);
+    params.not_after = OffsetDateTime::now_utc() + Duration::days(days);
+    Ok(params)
+}
+
+impl Authority {
+    pub(crate) fn new(site: &str) -> Result<Self, rcgen::Error> {
+        let key = KeyPair::generate()?;
+        let mut params = params(&format!("{site} certification authority"), AUTHORITY_DAYS, Vec::new())?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key)?.pem();
+        let pem = Certified { certificate, key: Zeroizing::new(key.serialize_pem()) };
+        Ok(Self { issuer: Issuer::new(params, key), pem })
+    }
+
+    /// A certificate for a server that is reached by these names or addresses.
+    pub(crate) fn server(&self, name: &str, hosts: Vec<String>) -> Result<Certified, rcgen::Error> {
+        let key = KeyPair::generate()?;
+        let mut params = params(name, SERVER_DAYS, hosts)?;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Certified { certificate, key: Zeroizing::new(key.serialize_pem()) })
+    }
+}

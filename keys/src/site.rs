@@ -1,0 +1,402 @@
+//! Sites: which machines there are, and the folders with what makes each of them this site's.
+//!
+//! ```text
+//! DIR/site.toml                    the plan; public
+//! DIR/ca.pem, ca.key               the certification authority; its key stays with the operator
+//! DIR/operators/<operator>/        ca.pem, site.toml, bags/<operator>-<machine>.bag
+//! DIR/<machine>/                   site.toml, bags/<link>.bag and, by role:
+//!     web, download                tls.pem, tls.key: for the portal and for ftps
+//!     download                     grant.public
+//!     database                     grant.secret, grant.public
+//! ```
+
+use crate::bag::{Bag, BagError, LinkKind};
+use crate::certificates::{Authority, Certified};
+use crate::{files, grants};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// First of the ports of the commlink, unless the plan says otherwise.
+pub const FIRST_PORT: u16 = 7640;
+/// How many ports of the commlink there are, unless the plan says otherwise.
+pub const PORTS: u16 = 16;
+
+/// What a machine does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Keeps the objects and serves them to customers.
+    Download,
+    /// Shows customers what they may have, and relays.
+    Web,
+    /// Knows customers, objects and entitlements.
+    Database,
+}
+
+impl Role {
+    /// All roles.
+    pub const ALL: [Self; 3] = [Self::Download, Self::Web, Self::Database];
+
+    /// The role's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Download => "download",
+            Self::Web => "web",
+            Self::Database => "database",
+        }
+    }
+}
+
+/// A site before it has keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The site's name, as in its certificates.
+    pub name: String,
+    /// The names of its first operators.
+    pub operators: Vec<String>,
+    /// One web and one database appliance, one or more download appliances.
+    pub machines: Vec<Machine>,
+}
+
+/// A machine of a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// Its name, as the others know it.
+    pub name: String,
+    /// What it does.
+    pub role: Role,
+    /// Name or address at which the other machines and the operators reach it.
+    pub host: String,
+    /// First and last port of its commlink.
+    pub ports: (u16, u16),
+    /// Name or address at which customers reach it, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public: Option<String>,
+}
+
+impl Machine {
+    /// A machine of the role's name with default ports.
+    pub fn new(role: Role, host: &str) -> Self {
+        let ports = (FIRST_PORT, FIRST_PORT + PORTS - 1);
+        Self { name: role.as_str().to_owned(), role, host: host.to_owned(), ports, public: None }
+    }
+}
+
+/// Why a site was not made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    /// The plan makes no sense.
+    #[error("this is no site: {0}")]
+    Plan(String),
+    /// The folder is there already.
+    #[error("{0} is there already; a site is never overwritten, since machines out there may hold its keys")]
+    Exists(PathBuf),
+    /// A file cannot be read or written.
+    #[error("cannot read or write {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file's text is not what it should be.
+    #[error("{path} is not a site's file")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A key bag.
+    #[error(transparent)]
+    Bag(#[from] BagError),
+    /// A certificate.
+    #[error("a certificate could not be made; are the hosts valid names or addresses?")]
+    Certificate(#[from] rcgen::Error),
+    /// The grant keys.
+    #[error("the key pair for grants could not be made")]
+    Grant(#[from] pasetors::errors::Error),
+}
+
+impl Plan {
+    /// Reads a plan, also that of a site that was made.
+    ///
+    /// # Errors
+    /// [`SiteError::Io`], [`SiteError::Parse`], [`SiteError::Plan`].
+    pub fn load(path: &Path) -> Result<Self, SiteError> {
+        let text = std::fs::read_to_string(path).map_err(|source| SiteError::Io { path: path.into(), source })?;
+        let plan: Self =
+            toml::from_str(&text).map_err(|source| SiteError::Parse { path: path.into(), source: Box::new(source) })?;
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// The machine of this name.
+    pub fn machine(&self, name: &str) -> Option<&Machine> {
+        self.machines.iter().find(|m| m.name == name)
+    }
+
+    /// The pairs of machines that share a bag.
+    fn pairs(&self) -> Vec<(LinkKind, &Machine, &Machine)> {
+        let mut pairs = Vec::new();
+        for a in &self.machines {
+            for b in &self.machines {
+                let kind = match (a.role, b.role) {
+                    (Role::Web, Role::Download) => LinkKind::WebDownload,
+                    (Role::Web, Role::Database) => LinkKind::WebDatabase,
+                    (Role::Download, Role::Database) => LinkKind::DownloadDatabase,
+                    _ => continue,
+                };
+                pairs.push((kind, a, b));
+            }
+        }
+        pairs
+    }
+
+    fn check(&self) -> Result<(), SiteError> {
+        let bad = |why: String| Err(SiteError::Plan(why));
+        let count = |role| self.machines.iter().filter(|m| m.role == role).count();
+        if count(Role::Web) != 1 || count(Role::Database) != 1 || count(Role::Download) == 0 {
+            return bad("it needs one web, one database and at least one download machine".into());
+        }
+        if self.operators.is_empty() {
+            return bad("it needs an operator".into());
+        }
+        // 16 bytes each, so that "<a>-<b>" and the generations fit a greeting line of 64 bytes.
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let named = |n: &str| (1..=16).contains(&n.len()) && n.chars().all(plain) && !n.starts_with('-');
+        let names: Vec<&str> =
+            self.machines.iter().map(|m| &*m.name).chain(self.operators.iter().map(|o| &**o)).collect();
+        for name in &names {
+            if !named(name) || ["operators", "site", "ca"].contains(name) {
+                return bad(format!("{name:?} is not a name: 1 to 16 of a-z 0-9 -, not starting with a dash"));
+            }
+        }
+        if names.iter().collect::<BTreeSet<_>>().len() != names.len() {
+            return bad("two machines or operators have the same name".into());
+        }
+        for m in &self.machines {
+            if m.ports.0 == 0 || m.ports.0 > m.ports.1 {
+                return bad(format!("the ports of {} are not a range", m.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the site's keys and writes its folders. A failure leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`SiteError`]; [`SiteError::Exists`] when `dir` is there already.
+    pub fn create(&self, dir: &Path) -> Result<(), SiteError> {
+        self.check()?;
+        if dir.exists() {
+            return Err(SiteError::Exists(dir.into()));
+        }
+        let mut partial = dir.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let io = |source| SiteError::Io { path: partial.clone(), source };
+        if let Some(parent) = dir.parent() {
+            std::fs::create_dir_all(parent).map_err(io)?;
+        }
+        if partial.exists() {
+            std::fs::remove_dir_all(&partial).map_err(io)?;
+        }
+        let written = self.write(&partial).and_then(|()| std::fs::rename(&partial, dir).map_err(io));
+        if written.is_err() {
+            // The first failure is the one worth telling.
+            let _ = std::fs::remove_dir_all(&partial);
+        }
+        written
+    }
+
+    fn write(&self, dir: &Path) -> Result<(), SiteError> {
+        let folder = Folder(dir);
+        folder.make("")?;
+        folder.make("operators")?;
+        let authority = Authority::new(&self.name)?;
+        let plan = toml::to_string_pretty(self).expect("a plan is TOML");
+        let grants = grants::generate()?;
+        folder.public("site.toml", &plan)?;
+        folder.public("ca.pem", &authority.pem.certificate)?;
+        folder.secret("ca.key", &authority.pem.key)?;
+        for machine in &self.machines {
+            let name = &machine.name;
+            folder.make(name)?;
+            folder.make(&format!("{name}/bags"))?;
+            folder.public(&format!("{name}/site.toml"), &plan)?;
+            match machine.role {
+                Role::Web => folder.certified(name, &authority.server(name, hosts(machine))?)?,
+                Role::Download => {
+                    folder.certified(name, &authority.server(name, hosts(machine))?)?;
+                    folder.public(&format!("{name}/grant.public"), &grants.public)?;
+                }
+                Role::Database => {
+                    folder.secret(&format!("{name}/grant.secret"), &grants.secret)?;
+                    folder.public(&format!("{name}/grant.public"), &grants.public)?;
+                }
+            }
+        }
+        for (kind, a, b) in self.pairs() {
+            let link = format!("{}-{}", a.name, b.name);
+            let (first, second) = Bag::pair(&link, kind, (&a.name, &b.name), 1)?;
+            folder.bag(&a.name, &first)?;
+            folder.bag(&b.name, &second)?;
+        }
+        for operator in &self.operators {
+            let home = format!("operators/{operator}");
+            folder.make(&home)?;
+            folder.make(&format!("{home}/bags"))?;
+            folder.public(&format!("{home}/site.toml"), &plan)?;
+            folder.public(&format!("{home}/ca.pem"), &authority.pem.certificate)?;
+            for machine in &self.machines {
+                let link = format!("{operator}-{}", machine.name);
+                let ends = (&*format!("operator:{operator}"), &*machine.name);
+                let (his, its) = Bag::pair(&link, LinkKind::Operator, ends, 1)?;
+                folder.bag(&home, &his)?;
+                folder.bag(&machine.name, &its)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names that a machine's certificate is valid for.
+fn hosts(machine: &Machine) -> Vec<String> {
+    let mut hosts = vec![machine.public.clone().unwrap_or_else(|| machine.host.clone())];
+    if !hosts.contains(&machine.host) {
+        hosts.push(machine.host.clone());
+    }
+    if hosts.iter().any(|h| h == "127.0.0.1") {
+        hosts.extend(["::1".to_owned(), "localhost".to_owned()]);
+    }
+    hosts
+}
+
+struct Folder<'a>(&'a Path);
+
+impl Folder<'_> {
+    fn at(&self, name: &str, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), SiteError> {
+        let path = self.0.join(name);
+        write(&path).map_err(|source| SiteError::Io { path, source })
+    }
+    fn make(&self, name: &str) -> Result<(), SiteError> {
+        self.at(name, files::directory)
+    }
+    fn public(&self, name: &str, text: &str) -> Result<(), SiteError> {
+        self.at(name, |path| files::public(path, text.as_bytes()))
+    }
+    fn secret(&self, name: &str, text: &str) -> Result<(), SiteError> {
+        self.at(name, |path| files::secret(path, text.as_bytes()))
+    }
+    fn certified(&self, machine: &str, pair: &Certified) -> Result<(), SiteError> {
+        self.public(&format!("{machine}/tls.pem"), &pair.certificate)?;
+        self.secret(&format!("{machine}/tls.key"), &pair.key)
+    }
+    fn bag(&self, owner: &str, bag: &Bag) -> Result<(), SiteError> {
+        Ok(bag.save(&self.0.join(owner).join("bags").join(format!("{}.bag", bag.link())))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        let machines = Role::ALL.map(|role| Machine::new(role, "127.0.0.1")).to_vec();
+        Plan { name: "example".into(), operators: vec!["alice".into()], machines }
+    }
+
+    fn files(dir: &Path) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        let mut todo = vec![dir.to_owned()];
+        while let Some(next) = todo.pop() {
+            for entry in std::fs::read_dir(next).unwrap().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    todo.push(path);
+                } else {
+                    found.insert(path.strip_prefix(dir).unwrap().to_string_lossy().into_owned());
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn everybody_gets_his_own_part_and_no_more() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("sites/one");
+        plan().create(&dir).unwrap();
+        let expected = [
+            "ca.key",
+            "ca.pem",
+            "database/bags/alice-database.bag",
+            "database/bags/download-database.bag",
+            "database/bags/web-database.bag",
+            "database/grant.public",
+            "database/grant.secret",
+            "database/site.toml",
+            "download/bags/alice-download.bag",
+            "download/bags/download-database.bag",
+            "download/bags/web-download.bag",
+            "download/grant.public",
+            "download/site.toml",
+            "download/tls.key",
+            "download/tls.pem",
+            "operators/alice/bags/alice-database.bag",
+            "operators/alice/bags/alice-download.bag",
+            "operators/alice/bags/alice-web.bag",
+            "operators/alice/ca.pem",
+            "operators/alice/site.toml",
+            "site.toml",
+            "web/bags/alice-web.bag",
+            "web/bags/web-database.bag",
+            "web/bags/web-download.bag",
+            "web/site.toml",
+            "web/tls.key",
+            "web/tls.pem",
+        ];
+        assert_eq!(files(&dir), expected.map(String::from).into());
+        assert_eq!(Plan::load(&dir.join("site.toml")).unwrap(), plan());
+        let load = |path: &str| Bag::load(&dir.join(path)).unwrap();
+        let (his, its) = (load("operators/alice/bags/alice-web.bag"), load("web/bags/alice-web.bag"));
+        assert_eq!(his.fingerprint(), its.fingerprint());
+        assert_eq!((his.local(), its.local()), ("operator:alice", "web"));
+        assert!(matches!(plan().create(&dir), Err(SiteError::Exists(_))));
+    }
+
+    #[test]
+    fn plans_that_are_no_sites() {
+        let change = |edit: fn(&mut Plan)| {
+            let mut plan = plan();
+            edit(&mut plan);
+            plan.check()
+        };
+        assert!(change(|_| {}).is_ok());
+        assert!(change(|p| p.machines.truncate(2)).is_err());
+        assert!(change(|p| p.operators.clear()).is_err());
+        assert!(change(|p| p.operators[0] = "web".into()).is_err());
+        assert!(change(|p| p.operators[0] = "x".repeat(17)).is_err());
+        assert!(change(|p| p.operators[0] = "x".repeat(16)).is_ok());
+        assert!(change(|p| p.machines[0].name = "../x".into()).is_err());
+        assert!(change(|p| p.machines[0].ports = (9, 8)).is_err());
+        assert!(change(|p| p.machines.push(Machine { name: "d2".into(), ..p.machines[0].clone() })).is_ok());
+    }
+
+    #[test]
+    fn a_failure_leaves_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("one");
+        let mut plan = plan();
+        plan.machines[0].host = "not a hostname\u{e4}".into();
+        assert!(plan.create(&dir).is_err());
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+}
