@@ -1,0 +1,329 @@
+//! The forker: accepts, keeps the limits, makes a process for each session, and survives whatever becomes of it.
+//!
+//! It has one thread and no runtime, so that fork(2) copies nothing half-done. All its waiting is in one poll(2): on the listeners
+//! and on a signalfd for SIGCHLD, SIGTERM, SIGINT and SIGHUP.
+
+mod child;
+mod warm;
+
+use crate::config::Config;
+use crate::confine::{ConfineError, keep_chroot_only};
+use crate::gatekeeper::introduce;
+use crate::limits::{Origin, Sessions};
+use crate::session::{Context, FAILED_LOGIN_DELAY};
+use crate::tls::{Certificate, TlsError};
+use daemon::notify;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Connections that may wait for the forker.
+pub const BACKLOG: i32 = 1024;
+
+/// Connections taken from one listener before the others, and the signals, have their turn.
+pub const BATCH: usize = 64;
+
+/// How long no connection is taken after the system had no descriptor or no memory for one.
+pub const PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest wait in poll(2), so that a clock that jumps cannot hold the watchdog up for ever.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// Why ftpd cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ForkerError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Certificate and key cannot be used.
+    #[error("no TLS")]
+    Tls(#[from] TlsError),
+    /// Privileges are not as they must be.
+    #[error("the privileges of this process are not right")]
+    Privileges(#[from] ConfineError),
+    /// No session can be served.
+    #[error("the trial session failed")]
+    Warm(#[source] io::Error),
+    /// Signals or descriptors cannot be waited for.
+    #[error("waiting failed")]
+    Wait(#[source] Errno),
+}
+
+/// Listens on all addresses of the configuration, IPv4 and IPv6 apart.
+///
+/// # Errors
+/// [`ForkerError::Listen`].
+pub fn bind(config: &Config) -> Result<Vec<TcpListener>, ForkerError> {
+    let one = |address: &SocketAddr| {
+        listen(*address).map_err(|source| ForkerError::Listen { address: *address, source: source.into() })
+    };
+    config.listen.iter().map(one).collect()
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket::socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    if address.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
+    // Telnet's Synch stays in the stream; accepted sockets inherit this.
+    setsockopt(&socket, sockopt::OobInline, &true)?;
+    socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(socket.into())
+}
+
+/// Serves until SIGTERM or SIGINT, and then until the last session is over or `drain_seconds` have passed.
+///
+/// # Errors
+/// [`ForkerError`]. What befalls a session is not an error of the forker.
+pub fn run(config: Config, listeners: Vec<TcpListener>) -> Result<(), ForkerError> {
+    keep_chroot_only()?;
+    let certificate = match (&config.cert, &config.key) {
+        (Some(cert), Some(key)) => Some(Certificate::load(cert, key)?),
+        _ => None,
+    };
+    let config = Arc::new(config);
+    warm::up(&config, certificate.as_ref().map(Certificate::acceptor)).map_err(ForkerError::Warm)?;
+    let mut forker = Forker {
+        sessions: Sessions::new(config.max_sessions, config.max_per_address),
+        signals: signals().map_err(ForkerError::Wait)?,
+        config,
+        certificate,
+        listeners,
+        paused: None,
+        stop: None,
+    };
+    notify::ready();
+    forker.serve()
+}
+
+fn signals() -> Result<SignalFd, Errno> {
+    let mut mask = SigSet::empty();
+    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        mask.add(signal);
+    }
+    mask.thread_block()?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
+struct Forker {
+    config: Arc<Config>,
+    certificate: Option<Certificate>,
+    listeners: Vec<TcpListener>,
+    signals: SignalFd,
+    sessions: Sessions,
+    /// No connections are taken until then.
+    paused: Option<Instant>,
+    /// Set once it is to end: when what is left is killed.
+    stop: Option<Instant>,
+}
+
+impl Forker {
+    fn serve(&mut self) -> Result<(), ForkerError> {
+        let mut ping = Instant::now();
+        loop {
+            let interval = notify::watchdog_interval().unwrap_or(WAIT);
+            if ping <= Instant::now() {
+                notify::ping();
+                ping = Instant::now() + interval;
+            }
+            if let Some(deadline) = self.stop {
+                if self.sessions.count() == 0 {
+                    return Ok(());
+                }
+                if deadline <= Instant::now() {
+                    tracing::warn!(sessions = self.sessions.count(), "sessions are killed: the time to finish is over");
+                    self.tell_all(Signal::SIGKILL);
+                    self.stop = Some(Instant::now() + WAIT);
+                }
+            }
+            let until = [Some(ping), self.paused, self.stop].into_iter().flatten().min().unwrap_or(ping);
+            let ready = self.wait(until.saturating_duration_since(Instant::now()).min(WAIT))?;
+            self.take_signals()?;
+            for index in ready {
+                self.accept(index);
+            }
+        }
+    }
+
+    /// Waits; gives the listeners at which a connection is waiting.
+    fn wait(&mut self, most: Duration) -> Result<Vec<usize>, ForkerError> {
+        self.paused = self.paused.filter(|until| *until > Instant::now());
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        if self.paused.is_none() {
+            fds.extend(self.listeners.iter().map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)));
+        }
+        // Rounded up: a wait that ends a moment too early would be repeated without a pause.
+        let timeout = PollTimeout::try_from(most + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(ForkerError::Wait(errno)),
+        }
+        let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
+        Ok(fds[1..].iter().enumerate().filter(|(_, fd)| ready(fd)).map(|(index, _)| index).collect())
+    }
+
+    fn take_signals(&mut self) -> Result<(), ForkerError> {
+        while let Some(info) = self.signals.read_signal().map_err(ForkerError::Wait)? {
+            let signal = i32::try_from(info.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok());
+            match signal {
+                Some(Signal::SIGTERM | Signal::SIGINT) if self.stop.is_none() => {
+                    tracing::info!(sessions = self.sessions.count(), "stopping");
+                    notify::stopping();
+                    // Sessions end themselves within that time; this is for those that do not.
+                    self.stop = Some(Instant::now() + self.config.drain() + Duration::from_secs(1));
+                    self.tell_all(Signal::SIGTERM);
+                }
+                Some(Signal::SIGHUP) => self.refresh(),
+                // SIGCHLD is merged with others of its kind, so it says no more than "look".
+                _ => {}
+            }
+        }
+        self.reap();
+        Ok(())
+    }
+
+    fn reap(&mut self) {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => {
+                    if code != 0 {
+                        tracing::warn!(pid = pid.as_raw(), code, "a session failed");
+                    }
+                    self.sessions.remove(pid.as_raw());
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    tracing::warn!(pid = pid.as_raw(), %signal, "a session was killed");
+                    self.sessions.remove(pid.as_raw());
+                }
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn tell_all(&self, signal: Signal) {
+        for pid in self.sessions.pids() {
+            // One that has just ended is still there until it is reaped.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+
+    fn refresh(&mut self) {
+        if let Some(certificate) = &mut self.certificate
+            && let Err(error) = certificate.refresh()
+        {
+            tracing::error!("the new certificate is not used: {}", daemon::report(&error));
+        }
+    }
+
+    fn accept(&mut self, index: usize) {
+        for _ in 0..BATCH {
+            let Some(listener) = self.listeners.get(index) else { return };
+            match listener.accept() {
+                Ok((client, address)) => self.take(client, address),
+                Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => {
+                        tracing::error!(%error, "no connection can be taken for a moment");
+                        self.paused = Some(Instant::now() + PAUSE);
+                        return;
+                    }
+                    Some(Errno::EAGAIN) => return,
+                    // The client is gone already, or the network told of an error of its own (accept(2)).
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, client: TcpStream, address: SocketAddr) {
+        let ip = address.ip().to_canonical();
+        if self.stop.is_some() {
+            return refuse(&client, "The service stops, try again later");
+        }
+        let origin = Origin::from(ip);
+        if let Err(full) = self.sessions.admit(origin) {
+            tracing::info!(address = %ip, "{full}");
+            return refuse(&client, "Too many connections, try again later");
+        }
+        let introduced = match introduce(&self.config.sessions, ip) {
+            Ok(introduced) => introduced,
+            Err(error) => {
+                tracing::error!("stagerd cannot be reached: {}", daemon::report(&error));
+                return refuse(&client, "The service is not available, try again later");
+            }
+        };
+        self.refresh();
+        let context = Context {
+            config: self.config.clone(),
+            tls: self.certificate.as_ref().map(Certificate::acceptor),
+            failed_login_delay: FAILED_LOGIN_DELAY,
+        };
+        match child::fork() {
+            Ok(child::Side::Parent(pid)) => self.sessions.insert(pid.as_raw(), origin),
+            Ok(child::Side::Child { forker }) => {
+                // Nothing of the forker's stays open in a session.
+                self.listeners.clear();
+                if let Ok(closed) = SignalFd::new(&SigSet::empty()) {
+                    self.signals = closed;
+                }
+                child::live(forker, client, introduced, context)
+            }
+            Err(errno) => {
+                tracing::error!(error = %errno, "no process for a session");
+                refuse(&client, "Too many connections, try again later");
+            }
+        }
+    }
+}
+
+/// Tells a client that there is no session, without ever waiting for it.
+fn refuse(client: &TcpStream, why: &str) {
+    // The socket is new, so its buffer takes the line; if not, the client learns it from the end of the connection.
+    if client.set_nonblocking(true).is_ok() {
+        let mut client = client;
+        let _ = client.write(format!("421 {why}\r\n").as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_families_on_one_port() {
+        let four = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let port = four.local_addr().unwrap().port();
+        let Ok(six) = listen(SocketAddr::new("::".parse().unwrap(), port)) else {
+            panic!("IPv6 and IPv4 are listened on apart, so the port is free");
+        };
+        assert_eq!(six.local_addr().unwrap().port(), port);
+        assert!(nix::sys::socket::getsockopt(&four, sockopt::OobInline).unwrap());
+    }
+
+    #[test]
+    fn an_address_that_is_taken() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let text = format!("listen = [\"{}\"]", taken.local_addr().unwrap());
+        let error = bind(&toml::from_str(&text).unwrap()).unwrap_err();
+        assert!(daemon::report(&error).contains("cannot listen on 127.0.0.1"), "{error}");
+    }
+}

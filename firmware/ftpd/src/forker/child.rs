@@ -1,0 +1,78 @@
+//! fork(2) and the life of a child: the one place of this crate with unsafe code.
+
+use crate::confine::harden;
+use crate::gatekeeper::Introduced;
+use crate::session::{self, Context};
+use nix::errno::Errno;
+use nix::unistd::{ForkResult, Pid, getpid};
+use std::net::TcpStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Exit status of a session that failed.
+pub(super) const FAILED: i32 = 1;
+
+/// Exit status of a session that could not be made safe.
+pub(super) const UNSAFE: i32 = 2;
+
+/// Exit status of a session that panicked.
+pub(super) const PANICKED: i32 = 101;
+
+/// Who one is after a fork.
+pub(super) enum Side {
+    /// The forker; its new child.
+    Parent(Pid),
+    /// The child; its forker.
+    Child { forker: Pid },
+}
+
+/// Makes a process.
+#[allow(unsafe_code, reason = "there is no safe fork")]
+pub(super) fn fork() -> Result<Side, Errno> {
+    let forker = getpid();
+    // SAFETY: this process has one thread: nothing here starts another (the trial session's runtime has none of its own and has
+    // ended). So no lock is held by anybody who is not in the child, which may then do whatever its parent could.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Side::Parent(child)),
+        ForkResult::Child => Ok(Side::Child { forker }),
+    }
+}
+
+/// Serves one session and ends the process. Never returns into the forker's loop, by panic neither.
+pub(super) fn live(forker: Pid, client: TcpStream, introduced: Introduced, context: Context) -> ! {
+    let code = catch_unwind(AssertUnwindSafe(|| {
+        if let Err(error) = harden(forker) {
+            tracing::error!("a session cannot be made safe: {}", daemon::report(&error));
+            return UNSAFE;
+        }
+        match session::run(client, introduced, context) {
+            Ok(()) => 0,
+            Err(error) => {
+                tracing::error!("a session failed: {}", daemon::report(&error));
+                FAILED
+            }
+        }
+    }));
+    exit(code.unwrap_or(PANICKED))
+}
+
+/// Ends the process at once.
+#[allow(unsafe_code, reason = "exit(3) would run what the forker has registered")]
+fn exit(code: i32) -> ! {
+    // SAFETY: _exit only ends the process. What is skipped are handlers that belong to the forker.
+    unsafe { libc::_exit(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::wait::{WaitStatus, waitpid};
+
+    /// The test's process has several threads, so its child does nothing but end.
+    #[test]
+    fn a_child_is_another_process_and_ends_with_its_code() {
+        match fork().unwrap() {
+            Side::Child { forker } => exit(if nix::unistd::getppid() == forker { 7 } else { 8 }),
+            Side::Parent(child) => assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 7)),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! A trial session in the forker, before the first client: the pages that a session touches are then shared with all of them, and
+//! what cannot work is noticed at the start. Its login is refused, so that this process is never confined.
+
+use crate::config::Config;
+use crate::gatekeeper::{Admission, Gatekeeper, Outcome, Refusal};
+use crate::session::{Context, serve};
+use async_trait::async_trait;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+use tobj::{Fault, Secret};
+use tokio_rustls::TlsAcceptor;
+
+const SCRIPT: &str = "FEAT\r\nUSER nobody\r\nPASS nothing\r\nQUIT\r\n";
+
+/// Lets nobody in.
+struct Nobody;
+
+#[async_trait]
+impl Gatekeeper for Nobody {
+    async fn open(&mut self) -> Result<(), Refusal> {
+        Ok(())
+    }
+    async fn login(&mut self, _: &str, _: Secret, _: bool) -> Result<Admission, Refusal> {
+        Err(Refusal::Fault(Fault::Denied))
+    }
+    async fn begin(&mut self, _: &str, _: u64, _: bool) -> Result<u64, Refusal> {
+        Err(Refusal::Fault(Fault::Denied))
+    }
+    async fn end(&mut self, _: u64, _: u64, _: Outcome) -> Result<(), Refusal> {
+        Err(Refusal::Fault(Fault::Denied))
+    }
+}
+
+/// Runs the trial session.
+pub(super) fn up(config: &Arc<Config>, tls: Option<TlsAcceptor>) -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let mut client = TcpStream::connect(listener.local_addr()?)?;
+    let (session, _) = listener.accept()?;
+    client.write_all(SCRIPT.as_bytes())?;
+    let mut config = Config::clone(config);
+    (config.require_tls, config.max_failed_logins) = (false, u32::MAX);
+    serve(session, Box::new(Nobody), Context { config: config.into(), tls, failed_login_delay: Duration::ZERO })?;
+    let mut replies = String::new();
+    client.read_to_string(&mut replies)?;
+    let codes: Vec<&str> =
+        replies.lines().filter(|l| l.as_bytes().get(3) == Some(&b' ')).filter_map(|l| l.get(..3)).collect();
+    if codes == ["220", "211", "331", "530", "221"] { Ok(()) } else { Err(io::Error::other(replies)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trial_session_runs() {
+        let config: Config = toml::from_str("listen = []").unwrap();
+        up(&Arc::new(config), None).unwrap();
+    }
+}

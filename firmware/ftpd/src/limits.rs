@@ -1,0 +1,125 @@
+//! How many sessions there are and whose they are, without I/O.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// What counts as one address: with IPv6 a /64, since that is what one subscriber has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origin(IpAddr);
+
+impl From<IpAddr> for Origin {
+    fn from(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(six) => {
+                let [a, b, c, d, ..] = six.segments();
+                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+            }
+            four => four,
+        })
+    }
+}
+
+/// Why there is no session for a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// `max_sessions` is reached.
+    #[error("too many sessions")]
+    Sessions,
+    /// `max_per_address` is reached.
+    #[error("too many sessions from this address")]
+    Address,
+}
+
+/// The living sessions.
+#[derive(Debug)]
+pub struct Sessions {
+    most: usize,
+    most_per_address: usize,
+    by_pid: HashMap<i32, Origin>,
+    by_origin: HashMap<Origin, usize>,
+}
+
+impl Sessions {
+    /// None yet.
+    pub fn new(most: usize, most_per_address: usize) -> Self {
+        Self { most, most_per_address, by_pid: HashMap::new(), by_origin: HashMap::new() }
+    }
+
+    /// Whether one more from there is allowed.
+    ///
+    /// # Errors
+    /// [`Full`] with the limit that is reached.
+    pub fn admit(&self, origin: Origin) -> Result<(), Full> {
+        if self.by_pid.len() >= self.most {
+            return Err(Full::Sessions);
+        }
+        if self.by_origin.get(&origin).copied().unwrap_or(0) >= self.most_per_address {
+            return Err(Full::Address);
+        }
+        Ok(())
+    }
+
+    /// A session has started.
+    pub fn insert(&mut self, pid: i32, origin: Origin) {
+        if self.by_pid.insert(pid, origin).is_none() {
+            *self.by_origin.entry(origin).or_default() += 1;
+        }
+    }
+
+    /// A process has ended; false if it was no session.
+    pub fn remove(&mut self, pid: i32) -> bool {
+        let Some(origin) = self.by_pid.remove(&pid) else { return false };
+        if let Some(count) = self.by_origin.get_mut(&origin) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_origin.remove(&origin);
+            }
+        }
+        true
+    }
+
+    /// All processes.
+    pub fn pids(&self) -> impl Iterator<Item = i32> + '_ {
+        self.by_pid.keys().copied()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.by_pid.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin(text: &str) -> Origin {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn one_subscriber_is_one_origin() {
+        assert_eq!(origin("2001:db8:1:2::1"), origin("2001:db8:1:2:ffff::9"));
+        assert_ne!(origin("2001:db8:1:2::1"), origin("2001:db8:1:3::1"));
+        assert_eq!(origin("::ffff:192.0.2.1"), origin("192.0.2.1"));
+        assert_ne!(origin("192.0.2.1"), origin("192.0.2.2"));
+    }
+
+    #[test]
+    fn both_limits_at_their_edge() {
+        let mut sessions = Sessions::new(3, 2);
+        let (a, b) = (origin("192.0.2.1"), origin("192.0.2.2"));
+        for pid in [1, 2] {
+            assert_eq!(sessions.admit(a), Ok(()));
+            sessions.insert(pid, a);
+        }
+        assert_eq!(sessions.admit(a), Err(Full::Address));
+        assert_eq!(sessions.admit(b), Ok(()));
+        sessions.insert(3, b);
+        assert_eq!(sessions.admit(b), Err(Full::Sessions));
+        assert!(sessions.remove(1) && !sessions.remove(1));
+        assert_eq!(sessions.admit(a), Ok(()));
+        assert!(sessions.remove(2) && sessions.remove(3) && sessions.count() == 0);
+        assert!(sessions.by_origin.is_empty(), "what is gone costs no memory");
+    }
+}

@@ -1,0 +1,129 @@
+//! One session: a client, the gate, libunftp behind it.
+//!
+//! ```text
+//! client ==control==> client::Client -> gate::Gate: command table, paths, passive port
+//!                                          |  loopback TCP pair, in clear, one command in flight
+//!                                          +--> inner: Server::service() -> login::Doorman, backend::Depot
+//! client <===data==== data::Data: sendfile | rustls <-- backend::Work from get_into and the listings
+//! ```
+
+mod backend;
+mod client;
+mod data;
+mod gate;
+mod inner;
+mod listing;
+mod login;
+mod progress;
+mod shared;
+mod transfer;
+
+pub use progress::Progress;
+
+use crate::config::Config;
+use crate::gatekeeper::{Gatekeeper, Introduced, Stagerd};
+use crate::readiness::readable;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+/// How long a failed login is answered later than a successful one.
+pub const FAILED_LOGIN_DELAY: Duration = Duration::from_secs(1);
+
+/// What a session is given beside its client.
+pub struct Context {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The certificate as it is now.
+    pub tls: Option<TlsAcceptor>,
+    /// See [`FAILED_LOGIN_DELAY`].
+    pub failed_login_delay: Duration,
+}
+
+/// Serves one client in this process, which the forker has just made; returns when the session is over.
+///
+/// # Errors
+/// What ended the session, if it was not the client or a deadline.
+pub fn run(client: TcpStream, introduced: Introduced, context: Context) -> io::Result<()> {
+    let runtime = runtime()?;
+    let _inside = runtime.enter();
+    let (stop, stopping) = watch::channel(false);
+    let signals = termination()?;
+    let (drain, longest) = (context.config.drain(), context.config.session());
+    let session = serve_with(client, Box::new(Stagerd::new(introduced)?), context, stopping);
+    runtime.block_on(async {
+        let ended = async {
+            // The forker, or its death, tells that it is time to go.
+            let _signal = signals.readable().await?;
+            stop.send_replace(true);
+            tokio::time::sleep(drain).await;
+            tracing::info!("session cut: the time to finish is over");
+            Ok(())
+        };
+        tokio::select! {
+            outcome = session => outcome,
+            outcome = ended => outcome,
+            () = tokio::time::sleep(longest) => { tracing::info!("session cut: it was the longest allowed"); Ok(()) }
+        }
+    })
+}
+
+/// Serves one client with any gatekeeper and without the signals of a forked process: for warming up.
+///
+/// # Errors
+/// As [`run`].
+pub fn serve(client: TcpStream, gatekeeper: Box<dyn Gatekeeper>, context: Context) -> io::Result<()> {
+    let runtime = runtime()?;
+    let _inside = runtime.enter();
+    let (_stop, stopping) = watch::channel(false);
+    runtime.block_on(serve_with(client, gatekeeper, context, stopping))
+}
+
+async fn serve_with(
+    client: TcpStream,
+    gatekeeper: Box<dyn Gatekeeper>,
+    context: Context,
+    stopping: watch::Receiver<bool>,
+) -> io::Result<()> {
+    client.set_nonblocking(true)?;
+    client.set_nodelay(true)?;
+    let client = tokio::net::TcpStream::from_std(client)?;
+    match gate::Gate::new(client, gatekeeper, context, stopping)?.run().await {
+        // The client went away, or took no reply: that is how sessions end.
+        Err(error) if is_clients(&error) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn is_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, TimedOut, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | InvalidData | TimedOut | UnexpectedEof)
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// SIGTERM and SIGINT of this process, as a descriptor. tokio's own handling of signals would go through a pipe that all sessions
+/// share, since it is made once, in the forker.
+fn termination() -> io::Result<AsyncFd<OwnedFd>> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGTERM);
+    mask.add(Signal::SIGINT);
+    mask.thread_block()?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    readable(signals.as_fd())
+}
+
+/// Closes the socket with RST: no TIME_WAIT stays behind, and what was sent does not look complete.
+fn reset_on_close(socket: &impl AsFd, reset: bool) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: reset.into(), l_linger: 0 };
+    Ok(nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::Linger, &linger)?)
+}

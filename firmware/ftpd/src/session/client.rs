@@ -1,0 +1,158 @@
+//! The client's side of the control connection: bounded lines, a deadline for every reply, TLS.
+
+use crate::line::{Line, LineBuffer, MAX_ENDLESS};
+use nix::sys::socket::{MsgFlags, recv};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// How long a TLS handshake may take.
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Bytes that a client may send before it is logged in.
+pub(super) const MAX_BEFORE_LOGIN: usize = 2 * MAX_ENDLESS;
+
+/// Commands that wait for the end of a transfer; more stay in the kernel.
+pub(super) const MAX_QUEUE: usize = 64;
+
+/// Bytes read at once. Commands are short.
+const READ: usize = 512;
+
+enum Wire {
+    Clear(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// While a handshake runs, and after one that failed.
+    Gone,
+}
+
+/// A client.
+pub(super) struct Client {
+    wire: Wire,
+    lines: LineBuffer,
+    /// Lines that came during a transfer.
+    queue: VecDeque<Line>,
+    /// Bytes left of [`MAX_BEFORE_LOGIN`]; none after the login.
+    allowance: Option<usize>,
+    stall: Duration,
+}
+
+impl Client {
+    pub(super) fn new(socket: TcpStream, stall: Duration) -> Self {
+        let allowance = Some(MAX_BEFORE_LOGIN);
+        Self { wire: Wire::Clear(socket), lines: LineBuffer::default(), queue: VecDeque::new(), allowance, stall }
+    }
+
+    /// The next line, queued ones first. Nothing is lost when this is cancelled.
+    pub(super) async fn line(&mut self) -> io::Result<Line> {
+        match self.queue.pop_front() {
+            Some(line) => Ok(line),
+            None => self.new_line().await,
+        }
+    }
+
+    async fn new_line(&mut self) -> io::Result<Line> {
+        loop {
+            match self.lines.next_line() {
+                Ok(Some(line)) => return Ok(line),
+                Ok(None) => {}
+                Err(endless) => {
+                    self.say("500 Line too long").await?;
+                    return Err(io::Error::new(ErrorKind::InvalidData, endless));
+                }
+            }
+            let mut some = [0; READ];
+            let n = match &mut self.wire {
+                // Not TcpStream::read: it takes a short read for the last one, but a read also stops short at urgent data.
+                Wire::Clear(socket) => {
+                    let read = || Ok(recv(socket.as_raw_fd(), &mut some, MsgFlags::empty())?);
+                    socket.async_io(Interest::READABLE, read).await?
+                }
+                Wire::Tls(stream) => stream.read(&mut some).await?,
+                Wire::Gone => 0,
+            };
+            if n == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            if let Some(left) = &mut self.allowance {
+                match left.checked_sub(n) {
+                    Some(less) => *left = less,
+                    None => {
+                        self.say("421 Too much before the login").await?;
+                        return Err(ErrorKind::InvalidData.into());
+                    }
+                }
+            }
+            self.lines.push(&some[..n]);
+        }
+    }
+
+    /// From now on the client may send as much as it likes.
+    pub(super) fn trust(&mut self) {
+        self.allowance = None;
+    }
+
+    /// Sends a reply; the last line end is added.
+    pub(super) async fn say(&mut self, text: &str) -> io::Result<()> {
+        let reply = format!("{}\r\n", text.trim_end());
+        let write = async {
+            match &mut self.wire {
+                Wire::Clear(socket) => socket.write_all(reply.as_bytes()).await,
+                Wire::Tls(stream) => {
+                    stream.write_all(reply.as_bytes()).await?;
+                    stream.flush().await
+                }
+                Wire::Gone => Err(ErrorKind::NotConnected.into()),
+            }
+        };
+        timeout(self.stall, write).await?
+    }
+
+    /// The handshake after 234. What came in clear behind AUTH TLS is forgotten.
+    pub(super) async fn secure(&mut self, tls: &TlsAcceptor) -> io::Result<()> {
+        self.lines.clear();
+        self.queue.clear();
+        let Wire::Clear(socket) = std::mem::replace(&mut self.wire, Wire::Gone) else {
+            return Err(ErrorKind::NotConnected.into());
+        };
+        let stream =
+            timeout(HANDSHAKE, tls.accept(socket)).await?.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+        self.wire = Wire::Tls(Box::new(stream));
+        Ok(())
+    }
+
+    /// Ends the connection in good order: under TLS with close_notify.
+    pub(super) async fn close(&mut self) {
+        if let Wire::Tls(stream) = &mut self.wire {
+            // The client may be gone already.
+            let _ = timeout(self.stall, stream.shutdown()).await;
+        }
+    }
+
+    /// Lets `work` run while commands come in. ABOR ends it (None); NOOP and STAT are answered; the rest waits.
+    pub(super) async fn attend<T>(&mut self, work: impl Future<Output = T>) -> io::Result<Option<T>> {
+        let mut work = pin!(work);
+        loop {
+            let is = |line: &Line, what| matches!(line, Line::Command { verb, .. } if verb == what);
+            // Behind QUIT there is nothing to wait for; the client may close its side at once.
+            let more = self.queue.len() < MAX_QUEUE && !self.queue.back().is_some_and(|last| is(last, "QUIT"));
+            tokio::select! {
+                done = &mut work => return Ok(Some(done)),
+                line = self.new_line(), if more => match line? {
+                    line if is(&line, "ABOR") => return Ok(None),
+                    line if is(&line, "NOOP") => self.say("200 The transfer goes on").await?,
+                    Line::Command { verb, argument } if verb == "STAT" && argument.is_empty() => {
+                        self.say("213 The transfer goes on").await?;
+                    }
+                    other => self.queue.push_back(other),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The client's data connection and the port that waits for it.
+
+use super::progress::Progress;
+use super::reset_on_close;
+use nix::sys::sendfile::sendfile;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Bytes read at once under TLS; rustls buffers as many. Larger blocks leave the processor's cache.
+pub(super) const BLOCK: usize = 64 << 10;
+
+/// Bytes that one sendfile(2) may send, so that commands and the count are not kept waiting.
+pub(super) const CHUNK: u64 = 8 << 20;
+
+/// Ports that are tried before a client is told that there is none.
+pub(super) const TRIES: usize = 64;
+
+/// A data connection. Until [`Data::finish`] it is closed with RST, whatever closes it: a transfer that was cut never looks whole.
+pub(super) enum Data {
+    /// In clear.
+    Clear(TcpStream),
+    /// Under TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A passive port: takes the client's connection, nobody else's, and begins the handshake at once, since some clients start TLS
+/// before they send the command and others after the 150.
+pub(super) struct Passive {
+    /// The client has connected.
+    pub(super) connected: oneshot::Receiver<()>,
+    /// The connection is ready for data.
+    pub(super) data: AbortOnDropHandle<io::Result<Data>>,
+}
+
+impl Passive {
+    /// Listens on a random port of the range, where the client reached us; gives the port too. None if all tries failed.
+    pub(super) fn open(
+        local: IpAddr,
+        [first, last]: [u16; 2],
+        client: IpAddr,
+        tls: Option<TlsAcceptor>,
+    ) -> io::Result<Option<(Self, u16)>> {
+        for _ in 0..TRIES {
+            // Not RandomState: its keys are drawn once, so that every forked child would try the same ports.
+            let random = getrandom::u32().map_err(io::Error::other)?;
+            let span = u32::from(last.saturating_sub(first)) + 1;
+            let port = first.saturating_add(u16::try_from(random % span).unwrap_or(0));
+            let socket = if local.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_reuseaddr(true)?;
+            if socket.bind(SocketAddr::new(local, port)).is_err() {
+                continue;
+            }
+            if let Ok(listener) = socket.listen(4) {
+                return Ok(Some((Self::on(listener, client, tls), port)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn on(listener: TcpListener, client: IpAddr, tls: Option<TlsAcceptor>) -> Self {
+        let (tell, connected) = oneshot::channel();
+        let data = AbortOnDropHandle::new(tokio::spawn(async move {
+            let socket = loop {
+                let (socket, from) = listener.accept().await?;
+                if from.ip().to_canonical() == client {
+                    break socket;
+                }
+                tracing::info!(address = %from.ip(), "a stranger on a passive port was turned away");
+            };
+            drop(listener);
+            reset_on_close(&socket, true)?;
+            // If nobody waits any more the task is about to be aborted.
+            let _ = tell.send(());
+            Ok(match tls {
+                Some(tls) => {
+                    let mut stream = tls.accept(socket).await?;
+                    stream.get_mut().1.set_buffer_limit(Some(BLOCK));
+                    Data::Tls(Box::new(stream))
+                }
+                None => Data::Clear(socket),
+            })
+        }));
+        Self { connected, data }
+    }
+}
+
+impl Data {
+    /// Sends bytes `from` to `to` of the file. `UnexpectedEof` means that the file has become shorter, `TimedOut` that the client
+    /// takes nothing.
+    pub(super) async fn send_file(
+        &mut self,
+        file: &File,
+        from: u64,
+        to: u64,
+        progress: &mut Progress<'_>,
+        stall: Duration,
+    ) -> io::Result<()> {
+        match self {
+            Self::Clear(socket) => {
+                let mut at = libc::off_t::try_from(from).map_err(io::Error::other)?;
+                let mut left = to.saturating_sub(from);
+                while left > 0 {
+                    let most = usize::try_from(left.min(CHUNK)).map_err(io::Error::other)?;
+                    let send = || Ok(sendfile(socket.as_fd(), file.as_fd(), Some(&mut at), most)?);
+                    let sent = timeout(stall, socket.async_io(Interest::WRITABLE, send)).await??;
+                    if sent == 0 {
+                        return Err(ErrorKind::UnexpectedEof.into());
+                    }
+                    let sent = u64::try_from(sent).map_err(io::Error::other)?;
+                    left = left.saturating_sub(sent);
+                    progress.add(sent);
+                }
+            }
+            Self::Tls(_) => {
+                let block = u64::try_from(BLOCK).map_err(io::Error::other)?.min(to.saturating_sub(from));
+                let mut block = vec![0; usize::try_from(block).map_err(io::Error::other)?];
+                let mut at = from;
+                while at < to {
+                    let most = usize::try_from(to - at).unwrap_or(usize::MAX).min(block.len());
+                    let n = file.read_at(&mut block[..most], at)?;
+                    if n == 0 {
+                        return Err(ErrorKind::UnexpectedEof.into());
+                    }
+                    self.send(&block[..n], stall).await?;
+                    let n = u64::try_from(n).map_err(io::Error::other)?;
+                    at += n;
+                    progress.add(n);
+                }
+            }
+        }
+        self.finish(stall).await
+    }
+
+    /// Sends these bytes and ends.
+    pub(super) async fn send_bytes(&mut self, bytes: &[u8], stall: Duration) -> io::Result<()> {
+        self.send(bytes, stall).await?;
+        self.finish(stall).await
+    }
+
+    async fn send(&mut self, mut bytes: &[u8], stall: Duration) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let write = async {
+                match self {
+                    Self::Clear(socket) => socket.write(bytes).await,
+                    Self::Tls(stream) => stream.write(bytes).await,
+                }
+            };
+            match timeout(stall, write).await?? {
+                0 => return Err(ErrorKind::WriteZero.into()),
+                n => bytes = &bytes[n..],
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the stream in good order, under TLS with close_notify; what the kernel still holds is delivered.
+    async fn finish(&mut self, stall: Duration) -> io::Result<()> {
+        let end = async {
+            match self {
+                Self::Clear(socket) => socket.shutdown().await,
+                Self::Tls(stream) => stream.shutdown().await,
+            }
+        };
+        timeout(stall, end).await??;
+        match self {
+            Self::Clear(socket) => reset_on_close(socket, false),
+            Self::Tls(stream) => reset_on_close(stream.get_ref().0, false),
+        }
+    }
+}

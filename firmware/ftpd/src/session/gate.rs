@@ -1,0 +1,461 @@
+//! The gate: what the client says goes through its table, and only well-formed questions with absolute paths go on to libunftp.
+
+use super::Context;
+use super::client::Client;
+use super::data::Passive;
+use super::inner::Inner;
+use super::progress::Progress;
+use super::shared::{Body, Shared, Slot, Verdict, Work};
+use super::transfer::{Failure, transfer};
+use crate::command::{Action, Listing, Query, View, decide, keeps_restart};
+use crate::facts::Facts;
+use crate::gatekeeper::{Gatekeeper, Outcome, Refusal};
+use crate::line::Line;
+use crate::path::{quoted, resolve};
+use crate::reply::Reply;
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tobj::{Fault, Secret};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// The end of the wait for a next command.
+enum Next {
+    Line(Line),
+    TimedOut,
+    Stopping,
+}
+
+/// A reply, and whether it is the last.
+struct Answer {
+    text: String,
+    last: bool,
+}
+
+impl<T: Into<String>> From<T> for Answer {
+    fn from(text: T) -> Self {
+        Self { text: text.into(), last: false }
+    }
+}
+
+fn farewell(text: &str) -> Answer {
+    Answer { text: text.to_owned(), last: true }
+}
+
+/// A session's state.
+pub(super) struct Gate {
+    client: Client,
+    inner: Option<Inner>,
+    work: mpsc::Receiver<Work>,
+    shared: Arc<Shared>,
+    context: Context,
+    stopping: watch::Receiver<bool>,
+    local: IpAddr,
+    user: Option<String>,
+    /// Where bytes are counted; there from the login on.
+    counter: Option<File>,
+    failures: u32,
+    buffer_size: bool,
+    private: bool,
+    epsv_only: bool,
+    offset: u64,
+    cwd: String,
+    facts: Facts,
+    passive: Option<Passive>,
+}
+
+impl Gate {
+    pub(super) fn new(
+        client: TcpStream,
+        gatekeeper: Box<dyn Gatekeeper>,
+        context: Context,
+        stopping: watch::Receiver<bool>,
+    ) -> io::Result<Self> {
+        let (peer, local) = (client.peer_addr()?.ip().to_canonical(), client.local_addr()?.ip().to_canonical());
+        let (sender, work) = mpsc::channel(1);
+        let shared = Arc::new(Shared {
+            peer,
+            tls: false.into(),
+            size: false.into(),
+            offset: 0.into(),
+            password: Slot::default(),
+            verdict: Slot::default(),
+            admission: Slot::default(),
+            counter: Slot::default(),
+            reason: Slot::default(),
+            gatekeeper: tokio::sync::Mutex::new(gatekeeper),
+            work: sender,
+        });
+        Ok(Self {
+            client: Client::new(client, context.config.stall()),
+            inner: None,
+            work,
+            shared,
+            context,
+            stopping,
+            local,
+            user: None,
+            counter: None,
+            failures: 0,
+            buffer_size: false,
+            private: false,
+            epsv_only: false,
+            offset: 0,
+            cwd: "/".to_owned(),
+            facts: Facts::default(),
+            passive: None,
+        })
+    }
+
+    /// From the greeting to the end. An error means that the client is told nothing more.
+    pub(super) async fn run(mut self) -> io::Result<()> {
+        if let Err(refusal) = self.shared.gatekeeper.lock().await.open().await {
+            tracing::warn!("a session was refused: {}", daemon::report(&refusal));
+            self.client.say("421 The service is not available, try again later").await?;
+            return Ok(());
+        }
+        self.client.say("220 Ready").await?;
+        let login = Instant::now() + self.context.config.login();
+        loop {
+            let line = match self.next(login).await? {
+                Next::Line(line) => line,
+                Next::TimedOut => return self.end("421 Timed out").await,
+                Next::Stopping => return self.end("421 The service stops, try again later").await,
+            };
+            match line {
+                Line::TooLong => self.client.say("500 Line too long").await?,
+                Line::NotText => self.client.say("501 Not valid UTF-8, or a control character").await?,
+                Line::Command { verb, argument } => {
+                    let action = decide(&verb, &argument, self.view());
+                    if !keeps_restart(&verb) && !matches!(action, Action::Retrieve(_)) {
+                        self.offset = 0;
+                    }
+                    if action == Action::StartTls {
+                        self.secure().await?;
+                        continue;
+                    }
+                    let answer = self.act(action).await?;
+                    if answer.last {
+                        return self.end(&answer.text).await;
+                    }
+                    self.client.say(&answer.text).await?;
+                }
+            }
+        }
+    }
+
+    async fn next(&mut self, login: Instant) -> io::Result<Next> {
+        let idle = Instant::now() + self.context.config.idle();
+        let deadline = if self.counter.is_some() { idle } else { login.min(idle) };
+        tokio::select! {
+            biased;
+            _ = self.stopping.wait_for(|stop| *stop) => Ok(Next::Stopping),
+            line = timeout_at(deadline, self.client.line()) => match line {
+                Ok(line) => Ok(Next::Line(line?)),
+                Err(_) => Ok(Next::TimedOut),
+            },
+        }
+    }
+
+    async fn end(&mut self, text: &str) -> io::Result<()> {
+        self.client.say(text).await?;
+        self.client.close().await;
+        Ok(())
+    }
+
+    fn view(&self) -> View {
+        View {
+            tls: self.shared.tls.load(Relaxed),
+            tls_offered: self.context.tls.is_some(),
+            tls_required: self.context.config.require_tls,
+            user: self.user.is_some(),
+            logged_in: self.counter.is_some(),
+            buffer_size: self.buffer_size,
+            private: self.private,
+            epsv_only: self.epsv_only,
+            ipv6: self.local.is_ipv6(),
+        }
+    }
+
+    async fn secure(&mut self) -> io::Result<()> {
+        let Some(tls) = self.context.tls.clone() else { return Err(io::ErrorKind::Unsupported.into()) };
+        self.client.say("234 Begin").await?;
+        self.client.secure(&tls).await?;
+        self.shared.tls.store(true, Relaxed);
+        self.user = None;
+        Ok(())
+    }
+
+    async fn act(&mut self, action: Action) -> io::Result<Answer> {
+        Ok(match action {
+            Action::Reply(text) => text.into(),
+            Action::Quit => farewell("221 Goodbye"),
+            // Handled by the caller, which must not give a reply after the handshake.
+            Action::StartTls => "503 Too late".into(),
+            Action::BufferSize => {
+                self.buffer_size = true;
+                "200 PBSZ=0".into()
+            }
+            Action::Protection(private) => {
+                (self.private, self.passive) = (private, None);
+                "200 So be it".into()
+            }
+            Action::Features => self.features().into(),
+            Action::Help => "214 Read-only; RFC 959, 2228, 2389, 2428, 3659, 4217, 7151".into(),
+            Action::User(name) => {
+                self.user = Some(name);
+                "331 Password?".into()
+            }
+            Action::Password(password) => self.login(password).await?,
+            Action::WorkingDirectory => format!("257 {}", quoted(&self.cwd)).into(),
+            Action::ChooseFacts(list) => {
+                self.facts = Facts::chosen(&list);
+                format!("200 MLST OPTS {}", self.facts.list()).into()
+            }
+            Action::Status => {
+                let tls = if self.shared.tls.load(Relaxed) { "under TLS" } else { "in clear" };
+                format!("211 Client {}, {tls}, directory {}", self.shared.peer, self.cwd).into()
+            }
+            Action::Abort => {
+                self.passive = None;
+                "226 No transfer".into()
+            }
+            Action::Restart(offset) => {
+                self.offset = offset;
+                format!("350 The next RETR starts at {offset}").into()
+            }
+            Action::EpsvOnly => {
+                self.epsv_only = true;
+                "200 EPSV only".into()
+            }
+            Action::Listen(extended) => self.listen(extended).await?.into(),
+            Action::Ask(query, name) => self.ask(query, &name).await?.into(),
+            Action::Retrieve(name) => self.retrieve(&name).await?,
+            Action::List(kind, name) => self.list(kind, &name).await?.into(),
+            Action::RefuseUpload => {
+                self.passive = None;
+                "550 Read-only".into()
+            }
+        })
+    }
+
+    fn features(&self) -> String {
+        let tls = if self.context.tls.is_some() { " AUTH TLS\r\n" } else { "" };
+        let protection = if self.context.tls.is_some() { " PBSZ\r\n PROT\r\n" } else { "" };
+        let facts = self.facts.feature();
+        format!(
+            "211-Features\r\n{tls} CLNT\r\n EPSV\r\n HOST\r\n LANG EN*\r\n MDTM\r\n MLST {facts}\r\n PASV\r\n{protection} \
+             REST STREAM\r\n SIZE\r\n TVFS\r\n UTF8\r\n211 End"
+        )
+    }
+
+    async fn inner(&mut self) -> io::Result<&mut Inner> {
+        if self.inner.is_none() {
+            self.inner = Some(Inner::start(&self.shared).await?);
+        }
+        self.inner.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    async fn login(&mut self, password: Option<Secret>) -> io::Result<Answer> {
+        let Some(user) = self.user.take() else { return Ok("503 USER comes first".into()) };
+        let Some(password) = password else { return Ok(self.failed_login().await) };
+        self.shared.verdict.take();
+        let inner = self.inner().await?;
+        if inner.ask(&format!("USER {user}")).await?.code != 331 {
+            return Ok(self.failed_login().await);
+        }
+        self.shared.password.put(password);
+        // The authenticator takes the password from where it was just put; libunftp gets a word in its place.
+        let reply = self.inner().await?.ask("PASS -").await?;
+        let tls = self.shared.tls.load(Relaxed);
+        match (self.shared.verdict.take(), self.shared.counter.take()) {
+            (Some(Verdict::Admitted), Some(counter)) if reply.code == 230 => {
+                self.counter = Some(counter);
+                self.client.trust();
+                tracing::info!(address = %self.shared.peer, tls, "logged in");
+                Ok("230 Welcome".into())
+            }
+            (Some(Verdict::Refused(Refusal::Fault(Fault::Busy))), _) => {
+                Ok(farewell("421 Too many logins, try again later"))
+            }
+            (Some(Verdict::Refused(refusal)), _) if refusal.is_passing() => {
+                tracing::warn!(address = %self.shared.peer, "a login could not be checked: {}", daemon::report(&refusal));
+                Ok(farewell("421 Logins cannot be checked now, try again later"))
+            }
+            (Some(Verdict::Refused(_)), _) => {
+                tracing::info!(address = %self.shared.peer, tls, "login refused");
+                Ok(self.failed_login().await)
+            }
+            // stagerd said yes to a session that is not confined, or whose state nobody knows: it ends here.
+            _ => Ok(farewell("421 The account cannot be opened")),
+        }
+    }
+
+    async fn failed_login(&mut self) -> Answer {
+        self.failures += 1;
+        sleep(self.context.failed_login_delay).await;
+        Answer { text: "530 Login incorrect".to_owned(), last: self.failures >= self.context.config.max_failed_logins }
+    }
+
+    async fn listen(&mut self, extended: bool) -> io::Result<String> {
+        self.passive = None;
+        // A task that was aborted keeps its listener until the runtime comes round to it.
+        tokio::task::yield_now().await;
+        let tls = if self.private { self.context.tls.clone() } else { None };
+        let config = &self.context.config;
+        let Some((passive, port)) = Passive::open(self.local, config.passive_ports, self.shared.peer, tls)? else {
+            return Ok("425 No free port".to_owned());
+        };
+        self.passive = Some(passive);
+        if extended {
+            return Ok(format!("229 Extended passive mode (|||{port}|)"));
+        }
+        let address = config.public_address.map_or(self.local, IpAddr::V4).to_string().replace('.', ",");
+        let [high, low] = port.to_be_bytes();
+        Ok(format!("227 Passive mode ({address},{high},{low})"))
+    }
+
+    /// libunftp's error with our words, where the storage left some.
+    fn explained(&self, reply: &Reply) -> String {
+        let code = if reply.code == 451 { 550 } else { reply.code };
+        match self.shared.reason.take() {
+            Some(reason) => format!("{code} {reason}"),
+            None => reply.with_code(code),
+        }
+    }
+
+    async fn ask(&mut self, query: Query, name: &str) -> io::Result<String> {
+        let path = resolve(&self.cwd, name);
+        self.shared.reason.take();
+        self.shared.size.store(query == Query::Size, Relaxed);
+        let reply = self.inner().await?.ask(&format!("{} {path}", query.verb())).await?;
+        self.shared.size.store(false, Relaxed);
+        Ok(match (query, reply.code) {
+            (_, 400..) => self.explained(&reply),
+            (Query::Cwd, 250) => {
+                self.cwd = path;
+                "250 Done".to_owned()
+            }
+            (Query::Mlst, 250) => self.one_entry(&reply),
+            (Query::Stat, 200) => reply.with_code(213),
+            _ => reply.text,
+        })
+    }
+
+    /// The reply to MLST with the wanted facts only; the entry is the line that begins with a space.
+    fn one_entry(&self, reply: &Reply) -> String {
+        let line = |line: &str| match line.strip_prefix(' ') {
+            Some(entry) => format!(" {}", self.facts.filter(entry.trim_start())),
+            None => line.to_owned(),
+        };
+        reply.text.split_inclusive('\n').map(line).collect()
+    }
+
+    /// Lets libunftp begin a transfer, up to the point where its storage hands over what is to be sent. The socket is its own
+    /// data connection, which has to live until it has given its last reply. The inner error is the reply to the client.
+    async fn begin(&mut self, verb: &str, path: &str) -> io::Result<Result<(Work, TcpStream), String>> {
+        self.shared.reason.take();
+        let inner = self.inner().await?;
+        let loopback = inner.data().await?;
+        let reply = inner.ask(&format!("{verb} {path}")).await?;
+        if reply.code != 150 {
+            return Ok(Err(self.explained(&reply)));
+        }
+        let Some(inner) = self.inner.as_mut() else { return Err(io::ErrorKind::NotConnected.into()) };
+        let reply = tokio::select! {
+            Some(work) = self.work.recv() => return Ok(Ok((work, loopback))),
+            reply = inner.reply() => reply?,
+        };
+        Ok(Err(self.explained(&reply)))
+    }
+
+    /// Lets libunftp end its transfer. What it says of it is not the client's.
+    async fn over(&mut self, work: tokio::sync::oneshot::Sender<()>) -> io::Result<()> {
+        // If the storage no longer waits, libunftp's reply or its end tells.
+        let _ = work.send(());
+        self.inner().await?.reply().await?;
+        Ok(())
+    }
+
+    async fn retrieve(&mut self, name: &str) -> io::Result<Answer> {
+        let offset = std::mem::take(&mut self.offset);
+        let Some(passive) = self.passive.take() else { return Ok("425 PASV or EPSV comes first".into()) };
+        let path = resolve(&self.cwd, name);
+        self.shared.offset.store(offset, Relaxed);
+        let (work, _loopback) = match self.begin("RETR", &path).await? {
+            Ok(begun) => begun,
+            Err(reply) => return Ok(reply.into()),
+        };
+        let Body::File { file, from, to } = work.body else { return Err(io::Error::other("RETR of a listing")) };
+        let begun = self.shared.gatekeeper.lock().await.begin(&path, from, self.private).await;
+        let outcome = match begun {
+            Ok(number) => Ok(self.send_file(passive, number, &file, from, to).await?),
+            Err(refusal) => Err(refusal),
+        };
+        self.over(work.done).await?;
+        Ok(match outcome {
+            Ok(Ok(())) => "226 Sent".into(),
+            Ok(Err(failure)) => failure.reply().into(),
+            Err(Refusal::Gone(error)) => {
+                tracing::warn!("a transfer could not be recorded: {}", daemon::report(&error));
+                farewell("421 The service is not available, try again later")
+            }
+            Err(refusal) if refusal.is_passing() => "450 Not now, try again later".into(),
+            Err(_) => "550 Not available".into(),
+        })
+    }
+
+    /// Sends a file whose transfer is on record, and closes the record.
+    async fn send_file(
+        &mut self,
+        passive: Passive,
+        number: u64,
+        file: &File,
+        from: u64,
+        to: u64,
+    ) -> io::Result<Result<(), Failure>> {
+        let Some(counter) = &self.counter else { return Err(io::ErrorKind::PermissionDenied.into()) };
+        let mut progress = Progress::new(counter);
+        let stall: Duration = self.context.config.stall();
+        let sent = transfer(&mut self.client, passive, async |data| {
+            data.send_file(file, from, to, &mut progress, stall).await
+        })
+        .await;
+        let outcome = match &sent {
+            Ok(Ok(())) => Outcome::Complete,
+            Ok(Err(Failure::Aborted)) => Outcome::Aborted,
+            Ok(Err(_)) => Outcome::Failed,
+            // The client closed its control connection.
+            Err(_) => Outcome::Aborted,
+        };
+        let ended = self.shared.gatekeeper.lock().await.end(number, progress.finish(), outcome).await;
+        if let Err(refusal) = ended {
+            // The bytes are with the client. stagerd closes the record itself, by the count that it shares.
+            tracing::warn!("the end of a transfer could not be told: {}", daemon::report(&refusal));
+        }
+        sent
+    }
+
+    async fn list(&mut self, kind: Listing, name: &str) -> io::Result<String> {
+        let Some(passive) = self.passive.take() else { return Ok("425 PASV or EPSV comes first".to_owned()) };
+        let path = resolve(&self.cwd, name);
+        let (work, _loopback) = match self.begin(kind.verb(), &path).await? {
+            Ok(begun) => begun,
+            Err(reply) => return Ok(reply),
+        };
+        let Body::Bytes(mut bytes) = work.body else { return Err(io::Error::other("a listing of a file's bytes")) };
+        if kind == Listing::Mlsd && self.facts != Facts::default() {
+            let text = String::from_utf8_lossy(&bytes);
+            bytes = text.split_inclusive('\n').map(|entry| self.facts.filter(entry)).collect::<String>().into_bytes();
+        }
+        let stall = self.context.config.stall();
+        let sent = transfer(&mut self.client, passive, async |data| data.send_bytes(&bytes, stall).await).await?;
+        self.over(work.done).await?;
+        Ok(sent.map_or_else(|failure| failure.reply(), |()| "226 Sent").to_owned())
+    }
+}

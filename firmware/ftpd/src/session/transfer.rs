@@ -1,0 +1,92 @@
+//! A transfer from its announcement to its end.
+
+use super::client::{Client, HANDSHAKE};
+use super::data::{Data, Passive};
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long a client may take to connect to the passive port after the command.
+pub(super) const CONNECT: Duration = Duration::from_secs(15);
+
+/// Why a transfer did not succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// ABOR.
+    Aborted,
+    /// No data connection in time.
+    Unconnected,
+    /// The data connection has no TLS.
+    Untrusted,
+    /// The file became shorter.
+    Shorter,
+    /// The client takes nothing.
+    Stalled,
+    /// The data connection broke.
+    Broken,
+}
+
+impl Failure {
+    /// What the client is told.
+    pub(super) fn reply(self) -> &'static str {
+        match self {
+            Self::Aborted => "426 Transfer aborted\r\n226 ABOR done",
+            Self::Unconnected => "425 No data connection",
+            Self::Untrusted => "425 No TLS on the data connection",
+            Self::Shorter => "451 The file became shorter",
+            Self::Stalled => "426 Transfer stalled",
+            Self::Broken => "426 Data connection broken",
+        }
+    }
+
+    fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::UnexpectedEof => Self::Shorter,
+            ErrorKind::TimedOut => Self::Stalled,
+            _ => Self::Broken,
+        }
+    }
+}
+
+/// Waits for the data connection, announces it, lets `send` use it. The outer error is of the control connection.
+pub(super) async fn transfer(
+    client: &mut Client,
+    passive: Passive,
+    send: impl AsyncFnOnce(&mut Data) -> io::Result<()>,
+) -> io::Result<Result<(), Failure>> {
+    // The announcement comes with the connection, before the handshake: most clients begin TLS only then.
+    match client.attend(timeout(CONNECT, passive.connected)).await? {
+        None => return Ok(Err(Failure::Aborted)),
+        Some(Ok(Ok(()))) => client.say("150 Here it comes").await?,
+        Some(_) => return Ok(Err(Failure::Unconnected)),
+    }
+    let mut data = match client.attend(timeout(HANDSHAKE, passive.data)).await? {
+        None => return Ok(Err(Failure::Aborted)),
+        Some(Ok(Ok(Ok(data)))) => data,
+        Some(_) => return Ok(Err(Failure::Untrusted)),
+    };
+    Ok(match client.attend(send(&mut data)).await? {
+        None => Err(Failure::Aborted),
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => Err(Failure::of(&error)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_has_its_reply() {
+        let rows = [
+            (ErrorKind::UnexpectedEof, 451),
+            (ErrorKind::TimedOut, 426),
+            (ErrorKind::ConnectionReset, 426),
+            (ErrorKind::BrokenPipe, 426),
+        ];
+        for (kind, code) in rows {
+            assert!(Failure::of(&kind.into()).reply().starts_with(&code.to_string()), "{kind}");
+        }
+        assert_eq!(Failure::Aborted.reply().lines().map(|l| &l[..3]).collect::<Vec<_>>(), ["426", "226"]);
+    }
+}
