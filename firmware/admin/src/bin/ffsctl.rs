@@ -1,0 +1,7 @@
+//! `ffsctl`: the operator's tool.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    admin::ctl::main()
+}

@@ -1,0 +1,212 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use tobj::{FileName, Id, Name, Timestamp};
+
+/// Make sites, and administer their appliances over the commlink.
+#[derive(Debug, Parser)]
+#[command(name = "ffsctl", version)]
+pub(crate) struct Args {
+    /// The site, or one operator's folder in it [default: ffs/site in the data directory of this user].
+    #[arg(long, global = true, env = "FFS_SITE", value_name = "DIR")]
+    pub(crate) site: Option<PathBuf>,
+    /// The operator, where the site has several.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) operator: Option<String>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Sites.
+    Site {
+        #[command(subcommand)]
+        command: Site,
+    },
+    /// Key bags.
+    Keys {
+        #[command(subcommand)]
+        command: Keys,
+    },
+    /// Objects: the files that customers may be entitled to.
+    Object {
+        #[command(subcommand)]
+        command: Object,
+    },
+    /// Customers.
+    Customer {
+        #[command(subcommand)]
+        command: Customer,
+    },
+    /// Who may have what.
+    Entitlement {
+        #[command(subcommand)]
+        command: Entitlement,
+    },
+    /// What is staged.
+    Lease {
+        #[command(subcommand)]
+        command: Lease,
+    },
+    /// The audit trail.
+    Audit {
+        #[command(subcommand)]
+        command: Audit,
+    },
+    /// How all appliances are; exit code 1 when not all is well.
+    Status,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Site {
+    /// Make a site: key bags, certificates, grant keys; one folder per machine and operator.
+    New {
+        /// The folder to make; it must not be there yet.
+        dir: PathBuf,
+        /// A plan (TOML) with machines, hosts and ports, instead of the options below.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "operators", "download", "web", "database"])]
+        plan: Option<PathBuf>,
+        /// The site's name, as in its certificates.
+        #[arg(long, default_value = "ffs")]
+        name: String,
+        /// An operator; may be repeated.
+        #[arg(long = "add-operator", value_name = "NAME", default_value = "operator")]
+        operators: Vec<String>,
+        /// Host or address of the download appliance.
+        #[arg(long, value_name = "HOST", default_value = "download")]
+        download: String,
+        /// Host or address of the web appliance.
+        #[arg(long, value_name = "HOST", default_value = "web")]
+        web: String,
+        /// Host or address of the database appliance.
+        #[arg(long, value_name = "HOST", default_value = "database")]
+        database: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Link, generation and fingerprint of a bag, to compare with the other end's.
+    Show {
+        /// The bag's file.
+        bag: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Object {
+    /// Put a file into the storeroom and make it a version of a product.
+    Put {
+        /// The file.
+        file: PathBuf,
+        /// The product.
+        #[arg(long)]
+        product: Name,
+        /// The version of the product.
+        #[arg(long)]
+        version: Name,
+        /// The name customers see [default: the file's own].
+        #[arg(long)]
+        name: Option<FileName>,
+        /// The download appliance, where the site has several.
+        #[arg(long, value_name = "MACHINE")]
+        download: Option<String>,
+    },
+    /// All objects.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Customer {
+    /// Add a customer. The password is asked for, or read as one line from standard input.
+    Add {
+        /// His name.
+        name: Name,
+    },
+    /// Change a customer's password, asked for in the same way; ends his sessions.
+    Passwd {
+        /// His name.
+        name: Name,
+    },
+    /// All customers.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Entitlement {
+    /// Let a customer have a product.
+    Add {
+        /// The customer.
+        customer: Name,
+        /// The product.
+        product: Name,
+        /// Only this version.
+        #[arg(long)]
+        version: Option<Name>,
+        /// Until this day or time (2027-01-31, 2027-01-31T12:00:00Z).
+        #[arg(long, value_parser = super::show::parse_time)]
+        until: Option<Timestamp>,
+    },
+    /// Withdraw what was given; leases that came of it end.
+    Remove {
+        /// The customer.
+        customer: Name,
+        /// The product.
+        product: Name,
+        /// The version, if it was given for one.
+        #[arg(long)]
+        version: Option<Name>,
+    },
+    /// All entitlements.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Lease {
+    /// All leases.
+    List {
+        /// The download appliance, where the site has several.
+        #[arg(long, value_name = "MACHINE")]
+        download: Option<String>,
+    },
+    /// One lease, with inode, link count, device and file system of the staged file.
+    Show {
+        /// The lease.
+        lease: Id,
+        /// The download appliance, where the site has several.
+        #[arg(long, value_name = "MACHINE")]
+        download: Option<String>,
+    },
+    /// End a lease now.
+    Revoke {
+        /// The lease.
+        lease: Id,
+        /// The download appliance, where the site has several.
+        #[arg(long, value_name = "MACHINE")]
+        download: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// The trail that the database keeps.
+    List {
+        /// Only what came after this index.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        super::Args::command().debug_assert();
+    }
+}

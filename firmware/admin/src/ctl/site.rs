@@ -1,0 +1,41 @@
+//! Sites and bags on the operator's own machine.
+
+use super::args::{Keys, Site};
+use super::{CtlError, show};
+use keys::Bag;
+use keys::site::{Machine, Plan, Role, SiteError};
+use serde_json::json;
+
+pub(crate) fn run(command: Site) -> Result<(), CtlError> {
+    let Site::New { dir, plan, name, operators, download, web, database } = command;
+    let plan = match plan {
+        Some(path) => Plan::load(&path).map_err(|e| CtlError::Usage(daemon::report(&e)))?,
+        None => {
+            let hosts = [(Role::Download, download), (Role::Web, web), (Role::Database, database)];
+            let machines = hosts.map(|(role, host)| Machine::new(role, &host)).to_vec();
+            Plan { name, operators, machines }
+        }
+    };
+    plan.create(&dir).map_err(|error| match error {
+        SiteError::Plan(_) | SiteError::Exists(_) => CtlError::Usage(error.to_string()),
+        other => CtlError::failed("the site was not made")(other),
+    })?;
+    eprintln!(
+        "{} holds the site {}; each machine's folder goes into that machine, and nowhere else",
+        dir.display(),
+        plan.name
+    );
+    Ok(())
+}
+
+pub(crate) fn keys(command: Keys, as_json: bool) -> Result<(), CtlError> {
+    let Keys::Show { bag } = command;
+    let bag = Bag::load(&bag).map_err(|e| CtlError::Usage(daemon::report(&e)))?;
+    if as_json {
+        return show::json(&json!({
+            "link": bag.link(), "local": bag.local(), "peer": bag.peer(), "generation": bag.generation(),
+            "fingerprint": bag.fingerprint(),
+        }));
+    }
+    show::line(&format!("{} generation {} fingerprint {}", bag.link(), bag.generation(), bag.fingerprint()))
+}

@@ -1,0 +1,56 @@
+//! `cargo xtask bench`: measurements, as ratios within one run on one machine.
+
+mod staging;
+
+use crate::Usage;
+use anyhow::Result;
+use serde::Serialize;
+use std::path::Path;
+
+/// One line of the table.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Row {
+    /// What was measured.
+    pub(crate) name: String,
+    /// How much it was.
+    pub(crate) value: f64,
+    /// In what.
+    pub(crate) unit: &'static str,
+    /// What it is compared with.
+    pub(crate) peer: String,
+    /// How much that was.
+    pub(crate) peer_value: f64,
+    /// `value / peer_value`.
+    pub(crate) ratio: f64,
+    /// How often both were measured.
+    pub(crate) n: usize,
+}
+
+/// `bench NAME…`.
+pub(crate) fn bench(names: &[String], json: Option<&Path>) -> Result<()> {
+    let mut rows = Vec::new();
+    for name in names {
+        match name.as_str() {
+            "staging" => rows.extend(staging::measure()?),
+            other => return Err(Usage(format!("there is no measurement {other:?}; there is: staging")).into()),
+        }
+    }
+    println!("{:<32} {:>10} {:<5} {:<28} {:>10} {:>7} {:>4}", "name", "value", "unit", "peer", "value", "ratio", "n");
+    for r in &rows {
+        println!(
+            "{:<32} {:>10.3} {:<5} {:<28} {:>10.3} {:>7.2} {:>4}",
+            r.name, r.value, r.unit, r.peer, r.peer_value, r.ratio, r.n
+        );
+    }
+    if let Some(path) = json {
+        std::fs::write(path, serde_json::to_vec_pretty(&rows)?)?;
+    }
+    Ok(())
+}
+
+/// The middle value.
+pub(crate) fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len().is_multiple_of(2) { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] }
+}

@@ -1,0 +1,71 @@
+//! How long staging takes, and that the size of the object does not matter.
+
+use super::{Row, median};
+use crate::customer::Customer;
+use crate::local::{Local, Setup, directory};
+use crate::{host, test, up, workdir};
+use anyhow::Result;
+use std::path::Path;
+use std::time::Instant;
+
+/// How often each size is staged.
+const TIMES: usize = 20;
+/// The sizes in bytes.
+const SIZES: [(&str, u64); 2] = [("2 KiB", 2 << 10), ("2 GiB", 2 << 30)];
+
+/// The whole of a customer's choice is timed: portal, grant by the database, and both leases by the stager.
+pub(super) fn measure() -> Result<Vec<Row>> {
+    host::require(host::LOCAL)?;
+    let bins = test::build(true)?;
+    host::become_root()?;
+    let dir = directory(&workdir().join("bench"))?;
+    let local = Setup::new(&bins, &dir).start()?;
+    let rows = stage_all(&local, &dir);
+    drop(local);
+    std::fs::remove_dir_all(&dir)?;
+    rows
+}
+
+fn stage_all(local: &Local, dir: &Path) -> Result<Vec<Row>> {
+    local.operate(&["customer", "add", "bench"], "bench password\n")?;
+    for (product, (name, size)) in ["small", "large"].into_iter().zip(SIZES) {
+        eprintln!("an object of {name} goes into the storeroom");
+        let file = dir.join(product);
+        sparse_random_file(&file, size)?;
+        local.operate(&["object", "put", &file.to_string_lossy(), "--product", product, "--version", "1"], "")?;
+        local.operate(&["entitlement", "add", "bench", product, "--version", "1"], "")?;
+        std::fs::remove_file(file)?;
+    }
+    let browser = Customer::new(&local.portal_url(), &local.ca(), &dir.join("jar"));
+    browser.login("bench", "bench password")?;
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..TIMES {
+        for (product, times) in ["small", "large"].into_iter().zip(&mut times) {
+            let begin = Instant::now();
+            browser.stage(product, "1")?;
+            times.push(begin.elapsed().as_secs_f64() * 1000.0);
+        }
+    }
+    let [small, large] = times.map(|mut t| median(&mut t));
+    Ok(vec![Row {
+        name: format!("stage {}", SIZES[1].0),
+        value: large,
+        unit: "ms",
+        peer: format!("stage {}", SIZES[0].0),
+        peer_value: small,
+        ratio: large / small,
+        n: TIMES,
+    }])
+}
+
+/// Real bytes at both ends and once in each MiB, so that it is another file each time without taking long to make.
+fn sparse_random_file(path: &Path, size: u64) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    up::random_file(path, size.min(4096))?;
+    let file = std::fs::File::options().write(true).open(path)?;
+    file.set_len(size)?;
+    for at in (0..size).step_by(1 << 20) {
+        file.write_all_at(&getrandom::u64()?.to_le_bytes(), at.min(size - 8))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! The command line.
+
+use crate::test::Scope;
+use crate::{Usage, bench, demo, test, up};
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// What developers and checks run in this tree.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Everything from nothing to a delivered file: makes a site, starts the three roles, stages, downloads, compares.
+    Demo {
+        /// As processes on this host; the only way so far.
+        #[arg(long)]
+        local: bool,
+        /// The file to deliver; a file of over 10 MB that the machine has, if none is named.
+        #[arg(long, value_name = "FILE")]
+        object: Option<PathBuf>,
+        /// Keep site and storage afterwards.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// What must pass.
+    Test {
+        /// Without VMs.
+        #[arg(long, conflicts_with = "long")]
+        fast: bool,
+        /// The full counts, all of them or those whose name holds NAME.
+        #[arg(long, value_name = "NAME", num_args = 0..=1)]
+        long: Option<Option<String>>,
+    },
+    /// Start the three roles, fill in customers and objects, and write target/ffs/endpoints.json.
+    Up {
+        /// As processes on this host; the only way so far.
+        #[arg(long)]
+        local: bool,
+        /// Without customers and objects.
+        #[arg(long)]
+        empty: bool,
+        /// Return once they are up; `down` ends them.
+        #[arg(long)]
+        detach: bool,
+    },
+    /// End what `up` started.
+    Down,
+    /// Measure, as ratios within one run.
+    Bench {
+        /// What: staging.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Write the table as JSON too.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+}
+
+/// Runs the command line: 0 done, 1 failed, 2 wrong usage or something the user must do first.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    if !test::in_tree() {
+        eprintln!("cargo xtask: run it within the work tree");
+        return ExitCode::from(2);
+    }
+    let outcome = match args.task {
+        Task::Demo { local: _, object, keep } => demo::demo(object, keep),
+        Task::Test { long: Some(name), .. } => test::test(&Scope::Long(name)),
+        Task::Test { fast: true, .. } => test::test(&Scope::Fast),
+        Task::Test { .. } => test::test(&Scope::Must),
+        Task::Up { local: _, empty, detach } => up::up(empty, detach),
+        Task::Down => up::down(),
+        Task::Bench { names, json } => bench::bench(&names, json.as_deref()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}

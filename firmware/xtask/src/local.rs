@@ -1,0 +1,344 @@
+//! The three roles as plain processes on loopback: the same daemons as on the appliances, each with its own uid, its own
+//! part of the site and no privilege but the one that ftpd has for its chroot.
+//!
+//! ```text
+//! DIR/bin/                         the programs
+//! DIR/site/                        what `ffsctl site new` made
+//! DIR/<machine>/<daemon>/          config.toml, keys/ (its part of the site), run/ (sockets), state/
+//! DIR/srv/                         the download machine's storage
+//! DIR/logs/<machine>-<daemon>.log
+//! ```
+
+mod configs;
+mod ports;
+mod process;
+
+pub use configs::{Lifetimes, Public};
+pub use process::Daemon;
+
+use anyhow::{Context, Result, bail};
+use keys::site::{Machine, Plan, Role};
+use ports::Ports;
+use process::Unit;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// The programs of all roles, in the order in which a site starts: whoever is asked before whoever asks.
+const DAEMONS: [(Role, &str); 6] = [
+    (Role::Database, "masterd"),
+    (Role::Database, "commlinkd"),
+    (Role::Web, "commlinkd"),
+    (Role::Web, "portald"),
+    (Role::Download, "commlinkd"),
+    (Role::Download, "stagerd"),
+];
+
+/// ftpd comes last, since it asks stagerd.
+const FTPD: (Role, &str) = (Role::Download, "ftpd");
+
+/// The operator of a site on one host.
+pub const OPERATOR: &str = "operator";
+
+/// First uid of the daemons; each machine has ten.
+const FIRST_UID: u32 = 64_000;
+
+/// Longest path of our directory, so that the sockets in it stay below the 108 bytes of unix(7).
+const MAX_DIR: usize = 50;
+
+/// Where the parts of one machine are.
+#[derive(Debug, Clone)]
+struct Layout {
+    dir: PathBuf,
+    machine: String,
+    role: Role,
+}
+
+impl Layout {
+    fn daemons(&self, role: Role) -> &'static [&'static str] {
+        match role {
+            Role::Download => &["commlinkd", "stagerd", "ftpd"],
+            Role::Web => &["commlinkd", "portald"],
+            Role::Database => &["commlinkd", "masterd"],
+        }
+    }
+    fn home(&self, daemon: &str) -> PathBuf {
+        self.dir.join(&self.machine).join(daemon)
+    }
+    fn socket(&self, daemon: &str) -> PathBuf {
+        self.home(daemon).join("run/s")
+    }
+    fn sessions(&self) -> PathBuf {
+        self.home("stagerd").join("run/sessions")
+    }
+    fn storage(&self) -> PathBuf {
+        self.home("stagerd").join("state/srv")
+    }
+    fn site(&self) -> PathBuf {
+        self.dir.join("site")
+    }
+    fn uid(&self, daemon: &str) -> u32 {
+        let tens = match self.role {
+            Role::Download => 0,
+            Role::Web => 10,
+            Role::Database => 20,
+        };
+        let one = match daemon {
+            "commlinkd" => 1,
+            "ftpd" => 3,
+            _ => 2,
+        };
+        FIRST_UID + tens + one
+    }
+}
+
+/// What is to be started.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Where the programs are.
+    pub bins: PathBuf,
+    /// Where everything goes; made anew.
+    pub dir: PathBuf,
+    /// Lifetimes other than by default.
+    pub lifetimes: Lifetimes,
+}
+
+/// The three roles, running. Dropping it stops them.
+#[derive(Debug)]
+pub struct Local {
+    dir: PathBuf,
+    plan: Plan,
+    public: Public,
+    daemons: Vec<Daemon>,
+}
+
+impl Setup {
+    /// Programs from cargo's target directory, everything else in a directory of its own.
+    pub fn new(bins: &Path, dir: &Path) -> Self {
+        Self { bins: bins.into(), dir: dir.into(), lifetimes: Lifetimes::default() }
+    }
+
+    /// Makes a site and starts its daemons, each ready before the next. Needs root, if only in a user namespace.
+    ///
+    /// # Errors
+    /// When a daemon does not get ready; nothing runs then.
+    pub fn start(&self) -> Result<Local> {
+        if !nix::unistd::geteuid().is_root() {
+            bail!("every daemon needs a uid of its own, which only root can give");
+        }
+        // Others may have taken a free port meanwhile: then all begins again with other ports.
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.try_start() {
+                Err(error) if tries < 3 && format!("{error:#}").contains("in use") => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn try_start(&self) -> Result<Local> {
+        let dir = &self.dir;
+        if dir.exists() {
+            fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        }
+        fs::create_dir_all(dir.join("logs"))?;
+        fs::create_dir_all(dir.join("notify"))?;
+        fs::set_permissions(dir, Permissions::from_mode(0o755))?;
+        self.copy_programs()?;
+        let mut free = Ports::default();
+        let mut machines = Vec::new();
+        for role in Role::ALL {
+            machines.push(Machine { ports: free.take(keys::site::PORTS)?, ..Machine::new(role, "127.0.0.1") });
+        }
+        let plan = Plan { name: "local".into(), operators: vec![OPERATOR.into()], machines };
+        let public = Public { https: free.take(1)?.0, ftp: free.take(1)?.0, passive: free.take(256)? };
+        fs::write(dir.join("plan.toml"), toml::to_string_pretty(&plan)?)?;
+        let mut local = Local { dir: dir.clone(), plan, public, daemons: Vec::new() };
+        let (site, plan) = (dir.join("site"), dir.join("plan.toml"));
+        succeed(local.ffsctl().args(["site", "new"]).arg(&site).arg("--plan").arg(&plan))?;
+        for (role, daemon) in DAEMONS.into_iter().chain([FTPD]) {
+            let layout = local.layout(role);
+            configs::write(&layout, &local.plan, &local.public, &self.lifetimes, daemon)?;
+            local.daemons.push(local.unit(&layout, daemon).start()?);
+        }
+        Ok(local)
+    }
+
+    fn copy_programs(&self) -> Result<()> {
+        let to = self.dir.join("bin");
+        fs::create_dir_all(&to)?;
+        for program in ["masterd", "commlinkd", "portald", "stagerd", "ftpd", "ffsctl"] {
+            let from = self.bins.join(program);
+            // A link where the file system allows it, since a copy of all programs takes its time.
+            if fs::hard_link(&from, to.join(program)).is_err() {
+                fs::copy(&from, to.join(program))
+                    .with_context(|| format!("{} is not built; run `cargo build` first", from.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Local {
+    fn layout(&self, role: Role) -> Layout {
+        Layout { dir: self.dir.clone(), machine: role.as_str().to_owned(), role }
+    }
+
+    fn unit(&self, layout: &Layout, daemon: &str) -> Unit {
+        let name = format!("{}-{daemon}", layout.machine);
+        Unit {
+            program: self.dir.join("bin").join(daemon),
+            config: layout.home(daemon).join("config.toml"),
+            uid: layout.uid(daemon),
+            chroot: daemon == "ftpd",
+            log: self.dir.join("logs").join(format!("{name}.log")),
+            notify: self.dir.join("notify").join(&name),
+            name,
+        }
+    }
+
+    /// Where everything is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+    /// Where the logs are.
+    pub fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+    /// The site's folder.
+    pub fn site(&self) -> PathBuf {
+        self.dir.join("site")
+    }
+    /// The certificate that vouches for portal and ftps.
+    pub fn ca(&self) -> PathBuf {
+        self.site().join("ca.pem")
+    }
+    /// The operator's folder.
+    pub fn operator(&self) -> PathBuf {
+        self.site().join("operators").join(OPERATOR)
+    }
+    /// Where the download machine keeps its storage.
+    pub fn storage(&self) -> PathBuf {
+        self.layout(Role::Download).storage()
+    }
+    /// The plan of the site.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+    /// Where customers reach it.
+    pub fn public(&self) -> &Public {
+        &self.public
+    }
+    /// Where customers start.
+    pub fn portal_url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.public.https)
+    }
+    /// The machine of a role.
+    pub fn machine(&self, role: Role) -> &Machine {
+        self.plan.machines.iter().find(|m| m.role == role).expect("a plan has every role")
+    }
+
+    /// A daemon, by its machine's role and its name.
+    pub fn daemon(&mut self, role: Role, daemon: &str) -> &mut Daemon {
+        let name = format!("{}-{daemon}", role.as_str());
+        self.daemons.iter_mut().find(|d| d.name() == name).expect("every daemon was started")
+    }
+
+    /// The first daemon that ended although nobody asked it to.
+    pub fn failed(&mut self) -> Option<String> {
+        let ended = self.daemons.iter_mut().find_map(|d| Some(format!("{} ({})", d.name().to_owned(), d.ended()?)));
+        ended.map(|what| what.to_owned())
+    }
+
+    /// The operator's tool, for this site.
+    pub fn ffsctl(&self) -> Command {
+        let mut command = Command::new(self.dir.join("bin/ffsctl"));
+        command.env("FFS_SITE", self.operator()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the operator's tool with something on its standard input.
+    ///
+    /// # Errors
+    /// When it cannot be run or fails; its message is in the error.
+    pub fn operate(&self, args: &[&str], input: &str) -> Result<Output> {
+        run_with_input(self.ffsctl().args(args), input)
+    }
+
+    /// Ends all daemons in an orderly way.
+    pub fn stop(&mut self) {
+        for daemon in self.daemons.iter().rev() {
+            daemon.terminate();
+        }
+        for mut daemon in self.daemons.drain(..).rev() {
+            if !daemon.reap() {
+                eprintln!(
+                    "{} did not end in good order; its log is in {}",
+                    daemon.name(),
+                    self.dir.join("logs").display()
+                );
+            }
+        }
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// When it fails; with what it said.
+pub fn succeed(command: &mut Command) -> Result<Output> {
+    run_with_input(command, "")
+}
+
+/// The same with something on its standard input.
+///
+/// # Errors
+/// When it fails; with what it said.
+pub fn run_with_input(command: &mut Command, input: &str) -> Result<Output> {
+    use std::io::Write;
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {program}"))?;
+    // It may end without reading its input.
+    let _ = child.stdin.take().expect("it was piped").write_all(input.as_bytes());
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        let args: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+        bail!(
+            "{program} {} failed ({}): {}",
+            args.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(output)
+}
+
+/// A directory for the daemons' files: below `wanted`, if other uids get there and its path is short enough for sockets.
+///
+/// # Errors
+/// When none can be made.
+pub fn directory(wanted: &Path) -> Result<PathBuf> {
+    let reachable = |dir: &Path| {
+        let open = |d: &Path| fs::metadata(d).is_ok_and(|m| m.permissions().mode() & 0o001 != 0);
+        dir.ancestors().skip(1).filter(|d| d.exists()).all(open)
+    };
+    if wanted.as_os_str().len() <= MAX_DIR && reachable(wanted) {
+        return Ok(wanted.into());
+    }
+    let name = format!("/var/tmp/ffs-{}", hex::encode(getrandom::u32()?.to_be_bytes()));
+    fs::DirBuilder::new().create(&name).with_context(|| format!("cannot make {name}"))?;
+    Ok(name.into())
+}

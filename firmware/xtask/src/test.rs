@@ -1,0 +1,85 @@
+//! `cargo xtask test`: what must pass.
+
+use crate::{host, root};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// How much is tested.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Without VMs.
+    Fast,
+    /// What must pass.
+    Must,
+    /// The full counts: all of them, or the one named.
+    Long(Option<String>),
+}
+
+fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root());
+    // What the outer cargo told us is not for the inner one.
+    for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
+        cargo.env_remove(name);
+    }
+    cargo
+}
+
+/// Builds all programs; where they are.
+pub(crate) fn build(release: bool) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--workspace", "--bins"]);
+    if release {
+        command.arg("--release");
+    }
+    if !command.status().context("cannot run cargo")?.success() {
+        bail!("the build failed");
+    }
+    Ok(crate::target().join(if release { "release" } else { "debug" }))
+}
+
+/// `test`.
+pub(crate) fn test(scope: &Scope) -> Result<()> {
+    host::require(host::LOCAL)?;
+    build(false)?;
+    host::become_root()?;
+    let steps: &[(&str, &[&str])] = match scope {
+        Scope::Long(_) => &[],
+        Scope::Fast | Scope::Must => &[
+            ("formatting", &["fmt", "--all", "--check"]),
+            ("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            ("tests", &["test", "--workspace"]),
+        ],
+    };
+    let mut timed = Vec::new();
+    for (what, args) in steps {
+        let begin = Instant::now();
+        eprintln!("== {what}: cargo {}", args.join(" "));
+        if !cargo().args(*args).status()?.success() {
+            bail!("{what} failed");
+        }
+        timed.push((*what, begin.elapsed()));
+    }
+    if let Scope::Long(name) = scope {
+        long(name.as_deref())?;
+    }
+    eprintln!();
+    for (what, took) in timed {
+        eprintln!("{:>8.1} s  {what}", took.as_secs_f64());
+    }
+    Ok(())
+}
+
+/// The tests marked `#[ignore]`, whose names say what they count.
+fn long(name: Option<&str>) -> Result<()> {
+    let mut command = cargo();
+    command.args(["test", "--release", "--workspace", "--"]).args(name).arg("--ignored");
+    if command.status()?.success() { Ok(()) } else { bail!("a long test failed") }
+}
+
+/// Whether the work tree is one of ours.
+pub(crate) fn in_tree() -> bool {
+    root().join("firmware").is_dir() && Path::new(&root()).join("keys").is_dir()
+}
