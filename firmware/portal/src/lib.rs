@@ -117,7 +117,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let tls = Arc::new(tls::Tls::new(&config.cert, &config.key)?);
     let limits = limits::Limits::new(MAX_CONNECTIONS, MAX_PER_ADDRESS);
     let backend = Arc::new(backend::Backend::new(&config.commlink, config.database));
-    let status = status::Status { name: config.name, backend: backend.clone(), limits: limits.clone() };
+    let status =
+        status::Status { name: config.name, backend: backend.clone(), limits: limits.clone(), tls: tls.clone() };
     let app = web::router(Arc::new(web::App { backend, downloads: config.downloads }));
     let server = server::Server { app, tls, limits };
 

@@ -99,6 +99,16 @@ mod tests {
         assert!(removal().contains("Max-Age=0"));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn every_customer_comes_back(token in "[A-Za-z0-9_-]{16,128}", customer in "[A-Za-z0-9_@+][A-Za-z0-9._@+-]{0,63}") {
+            let session = Session::new(Secret::new(&token).unwrap(), Name::new(&customer).unwrap()).unwrap();
+            let cookie = session.cookie();
+            let back = of(cookie.split(';').next().unwrap()).unwrap();
+            proptest::prop_assert_eq!((back.token.expose(), back.customer.as_str()), (token.as_str(), customer.as_str()));
+        }
+    }
+
     #[test]
     fn what_is_no_session() {
         for cookie in [

@@ -2,6 +2,7 @@
 
 use crate::backend::Backend;
 use crate::limits::{Limits, MAX_CONNECTIONS};
+use crate::tls::Tls;
 use daemon::Service;
 use std::sync::Arc;
 use tobj::{Body, Check, Fault, Message, Name, Reply, Request, Text, Timestamp};
@@ -12,6 +13,7 @@ pub(crate) struct Status {
     pub(crate) name: Name,
     pub(crate) backend: Arc<Backend>,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) tls: Arc<Tls>,
 }
 
 fn check(name: &str, healthy: bool, detail: &str) -> Check {
@@ -32,11 +34,15 @@ impl Status {
                 check("database", last.answered, &format!("{what} {ago} s ago"))
             }
         };
+        let certificate = match self.tls.refresh() {
+            Ok(()) => check("certificate", true, "as its files have it"),
+            Err(trouble) => check("certificate", false, &format!("an older one is served: {trouble}")),
+        };
         Reply::StatusReport {
             name: self.name.clone(),
             role: Name::new("web").expect("it keeps the rules for names"),
             version: Text::lossy(env!("CARGO_PKG_VERSION")),
-            checks: vec![portal, database],
+            checks: vec![portal, certificate, database],
         }
     }
 }

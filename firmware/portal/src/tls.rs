@@ -40,12 +40,20 @@ fn stamp(path: &Path) -> Stamp {
     std::fs::metadata(path).ok().map(|m| (m.mtime(), m.mtime_nsec(), m.size(), m.ino()))
 }
 
+/// What the files were when they were last looked at.
+#[derive(Debug)]
+struct Seen {
+    stamps: (Stamp, Stamp),
+    /// Why they cannot be served, if so.
+    trouble: Option<String>,
+}
+
 /// The certificate and what accepts connections with it.
 #[derive(Debug)]
 pub(crate) struct Tls {
     cert: PathBuf,
     key: PathBuf,
-    seen: Mutex<(Stamp, Stamp)>,
+    seen: Mutex<Seen>,
     current: Arc<Current>,
     config: Arc<rustls::ServerConfig>,
 }
@@ -77,7 +85,7 @@ fn load(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
 impl Tls {
     /// Loads the certificate.
     pub(crate) fn new(cert: &Path, key: &Path) -> Result<Self, TlsError> {
-        let seen = (stamp(cert), stamp(key));
+        let seen = Seen { stamps: (stamp(cert), stamp(key)), trouble: None };
         let current = Arc::new(Current(RwLock::new(Arc::new(load(cert, key)?))));
         let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -92,19 +100,34 @@ impl Tls {
     /// What accepts the next connection, with the certificate as its files have it now. The look at them costs two stat calls,
     /// which is nothing beside a handshake. Files that cannot be used leave the certificate as it was.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        let now = (stamp(&self.cert), stamp(&self.key));
+        // A certificate that cannot be renewed is no reason to turn a customer away.
+        let _ = self.refresh();
+        TlsAcceptor::from(self.config.clone())
+    }
+
+    /// Loads the certificate anew if its files have changed.
+    ///
+    /// # Errors
+    /// Why the files as they are now cannot be served, in words; what they were before is served on.
+    pub(crate) fn refresh(&self) -> Result<(), String> {
+        let stamps = (stamp(&self.cert), stamp(&self.key));
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen != now {
-            *seen = now;
-            match load(&self.cert, &self.key) {
+        if seen.stamps != stamps {
+            seen.stamps = stamps;
+            seen.trouble = match load(&self.cert, &self.key) {
                 Ok(key) => {
                     *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
                     tracing::info!("the certificate was loaded anew");
+                    None
                 }
-                Err(error) => tracing::warn!("the old certificate stays: {}", daemon::report(&error)),
-            }
+                Err(error) => {
+                    let trouble = daemon::report(&error);
+                    tracing::warn!("the old certificate stays: {trouble}");
+                    Some(trouble)
+                }
+            };
         }
-        TlsAcceptor::from(self.config.clone())
+        seen.trouble.clone().map_or(Ok(()), Err)
     }
 }
 
@@ -134,8 +157,10 @@ mod tests {
         assert_eq!(served(&tls), first);
         std::fs::rename(new_cert, &cert).unwrap();
         assert_eq!(served(&tls), first, "the key does not fit yet");
+        assert!(tls.refresh().is_err(), "which stays known");
         std::fs::rename(new_key, &key).unwrap();
         assert_eq!(served(&tls), second);
+        assert_eq!(tls.refresh(), Ok(()));
         std::fs::remove_file(&key).unwrap();
         assert_eq!(served(&tls), second, "files that are gone change nothing");
     }

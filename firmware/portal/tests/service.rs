@@ -130,16 +130,21 @@ async fn status() {
         }
         other => panic!("{other:?}"),
     };
-    let both = |database| vec![("portal".to_owned(), true), ("database".to_owned(), database)];
-    assert_eq!(ask().await, both(true), "not asked yet");
+    let checks = |certificate, database| {
+        [("portal", true), ("certificate", certificate), ("database", database)].map(|(n, ok)| (n.to_owned(), ok))
+    };
+    assert_eq!(ask().await, checks(true, true), "not asked yet");
     world.browser.login().await;
-    assert_eq!(ask().await, both(true));
+    assert_eq!(ask().await, checks(true, true));
     world.fail("CATALOGUE", Fault::Unavailable);
     assert_eq!(world.browser.get("/downloads").await.status, 503);
-    assert_eq!(ask().await, both(false));
+    assert_eq!(ask().await, checks(true, false));
     world.fail("CATALOGUE", Fault::Expired);
     assert_eq!(world.browser.get("/downloads").await.status, 401);
-    assert_eq!(ask().await, both(true), "a refusal is an answer");
+    assert_eq!(ask().await, checks(true, true), "a refusal is an answer");
+    std::fs::write(world.site.path("cert.pem"), "").unwrap();
+    assert_eq!(ask().await, checks(false, true));
+    assert_eq!(world.browser.get("/healthz").await.status, 200, "the old certificate still serves");
     let reply = client.call("web", Request::CustomerList { offset: 0 }).await.unwrap();
     assert!(matches!(reply, Reply::Fault { fault: Fault::Denied, .. }));
 }
