@@ -41,7 +41,10 @@ pub(super) fn up(config: &Arc<Config>, tls: Option<TlsAcceptor>) -> io::Result<(
     client.write_all(SCRIPT.as_bytes())?;
     let mut config = Config::clone(config);
     (config.require_tls, config.max_failed_logins) = (false, u32::MAX);
-    serve(session, Box::new(Nobody), Context { config: config.into(), tls, failed_login_delay: Duration::ZERO })?;
+    let context = Context { config: config.into(), tls, failed_login_delay: Duration::ZERO };
+    // Its refused login is nobody's and belongs in no log.
+    let silent = tracing::subscriber::NoSubscriber::default();
+    tracing::subscriber::with_default(silent, || serve(session, Box::new(Nobody), context))?;
     let mut replies = String::new();
     client.read_to_string(&mut replies)?;
     let codes: Vec<&str> =

@@ -1,0 +1,223 @@
+//! Files on their way.
+
+use crate::client::{Client, connect};
+use crate::daemon::{start, start_with, until};
+use std::io::{ErrorKind, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use tobj::{Fault, Request};
+
+const BIG: usize = 24 << 20;
+
+#[test]
+fn whole_and_from_an_offset() {
+    let daemon = start();
+    let bytes = daemon.stagerd.put("big file", BIG);
+    daemon.stagerd.put("empty", 0);
+    let mut client = Client::logged_in(daemon.v4);
+    client.ask("TYPE I", 200);
+    assert!(client.fetch("RETR big file") == bytes);
+    let size = u64::try_from(BIG).unwrap();
+    assert_eq!(daemon.stagerd.wait_for_end(0), (size, "complete".into(), size));
+
+    for (number, offset) in [(1, 1), (2, size / 2 + 17), (3, size - 1), (4, size)] {
+        client.ask(&format!("REST {offset}"), 350);
+        assert!(client.fetch("RETR big file") == bytes[usize::try_from(offset).unwrap()..], "{offset}");
+        assert_eq!(daemon.stagerd.wait_for_end(number).0, size - offset);
+    }
+    // REST is for one RETR, also for one that fails
+    client.ask("REST 5", 350);
+    client.refused("RETR nothing", 550);
+    assert!(client.fetch("RETR big file") == bytes);
+    client.ask(&format!("REST {}", size + 1), 350);
+    assert_eq!(client.refused("RETR big file", 550), "550 The offset lies beyond the end\r\n");
+    assert!(client.fetch("RETR empty").is_empty());
+    let begun: Vec<_> = daemon.stagerd.seen();
+    let begun: Vec<_> = begun.iter().filter(|r| matches!(r, Request::TransferBegin { .. })).collect();
+    assert_eq!(begun.len(), 7);
+    let Request::TransferBegin { path, offset, tls } = begun[2] else { panic!() };
+    assert_eq!((path.as_str(), *offset, *tls), ("/big file", size / 2 + 17, false));
+}
+
+#[test]
+fn pasv_and_its_public_address() {
+    let daemon = start_with("public_address = \"192.0.2.9\"\npassive_ports = [40000, 40063]");
+    daemon.stagerd.put("a", 10);
+    let mut client = Client::logged_in(daemon.v4);
+    let reply = client.ask("PASV", 227);
+    let inside = reply.split(['(', ')']).nth(1).unwrap();
+    let numbers: Vec<u16> = inside.split(',').map(|n| n.parse().unwrap()).collect();
+    assert_eq!(numbers[..4], [192, 0, 2, 9]);
+    let port = numbers[4] * 256 + numbers[5];
+    assert!((40_000..=40_063).contains(&port));
+    let mut data = connect(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+    client.ask("RETR a", 150);
+    assert_eq!(data.read_to_end(&mut Vec::new()).unwrap(), 10);
+    client.expect(226);
+}
+
+#[test]
+fn ipv6() {
+    let daemon = start();
+    let bytes = daemon.stagerd.put("a", 1000);
+    let mut client = Client::logged_in(daemon.v6);
+    client.ask("PASV", 522);
+    client.ask("EPSV 1", 522);
+    assert_eq!(client.fetch("RETR a"), bytes);
+    assert_eq!(client.fetch_text("NLST"), "a\r\n");
+    let Request::FtpSession { address } = &daemon.stagerd.seen()[0] else { panic!() };
+    assert_eq!(address.as_str(), "::1");
+}
+
+#[test]
+fn a_transfer_that_stagerd_refuses() {
+    let daemon = start();
+    daemon.stagerd.put("a", 1000);
+    let mut client = Client::logged_in(daemon.v4);
+    for (fault, code) in
+        [(Fault::Denied, 550), (Fault::Expired, 550), (Fault::NotFound, 550), (Fault::Unavailable, 450)]
+    {
+        daemon.stagerd.refuse_transfers(Some(fault));
+        client.refused("RETR a", code);
+    }
+    daemon.stagerd.refuse_transfers(None);
+    assert_eq!(client.fetch("RETR a").len(), 1000);
+}
+
+#[test]
+fn the_session_outlives_no_stagerd() {
+    let daemon = start();
+    daemon.stagerd.put("a", 1000);
+    let mut client = Client::logged_in(daemon.v4);
+    daemon.stagerd.die();
+    client.ask("SIZE a", 213);
+    client.refused("RETR a", 421);
+    client.expect_end();
+    let mut late = Client::new(daemon.v4);
+    late.expect(421);
+    late.expect_end();
+}
+
+#[test]
+fn a_transfer_under_way_outlives_stagerd() {
+    let daemon = start();
+    let bytes = daemon.stagerd.put("big", BIG);
+    let mut client = Client::logged_in(daemon.v4);
+    let mut data = client.begin("RETR big");
+    daemon.stagerd.die();
+    let mut got = Vec::new();
+    data.read_to_end(&mut got).unwrap();
+    assert!(got == bytes);
+    client.expect(226);
+}
+
+#[test]
+fn abort() {
+    let daemon = start();
+    let bytes = daemon.stagerd.put("big", BIG);
+    let mut client = Client::logged_in(daemon.v4);
+    client.ask("ABOR", 226);
+    // The client reads nothing of its data, and sends Telnet's IP and Synch before the command.
+    let mut data = client.begin("RETR big");
+    client.ask("NOOP", 200);
+    client.ask("STAT", 213);
+    client.raw(b"\xff\xf4\xff\xf2ABOR\r\n");
+    client.expect(426);
+    client.expect(226);
+    let mut got = Vec::new();
+    assert_eq!(data.read_to_end(&mut got).unwrap_err().kind(), ErrorKind::ConnectionReset, "it must not look whole");
+    let (sent, outcome, counted) = daemon.stagerd.wait_for_end(0);
+    assert_eq!(outcome, "aborted");
+    assert!(sent == counted && sent < u64::try_from(BIG).unwrap());
+    assert!(client.fetch("RETR big") == bytes);
+}
+
+#[test]
+fn quit_in_a_transfer() {
+    let daemon = start();
+    let bytes = daemon.stagerd.put("big", BIG);
+    let mut client = Client::logged_in(daemon.v4);
+    let mut data = client.begin("RETR big");
+    client.send("QUIT");
+    client.socket.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut got = Vec::new();
+    data.read_to_end(&mut got).unwrap();
+    assert!(got == bytes);
+    client.expect(226);
+    client.expect(221);
+    client.expect_end();
+}
+
+#[test]
+fn a_client_that_goes_away() {
+    let daemon = start();
+    daemon.stagerd.put("big", BIG);
+    let mut client = Client::logged_in(daemon.v4);
+    let data = client.begin("RETR big");
+    drop(client);
+    assert_eq!(daemon.stagerd.wait_for_end(0).1, "aborted");
+    drop(data);
+    let mut client = Client::logged_in(daemon.v4);
+    drop(client.begin("RETR big"));
+    client.expect(426);
+    assert_eq!(daemon.stagerd.wait_for_end(1).1, "failed");
+    client.ask("NOOP", 200);
+}
+
+#[test]
+fn a_stalled_client() {
+    let daemon = start_with("stall_seconds = 1");
+    daemon.stagerd.put("big", BIG);
+    let mut client = Client::logged_in(daemon.v4);
+    let mut data = client.begin("RETR big");
+    assert_eq!(client.expect(426), "426 Transfer stalled\r\n");
+    assert!(data.read_to_end(&mut Vec::new()).is_err());
+    assert_eq!(daemon.stagerd.wait_for_end(0).1, "failed");
+    client.ask("NOOP", 200);
+}
+
+#[test]
+fn a_stranger_gets_nothing_and_takes_nothing() {
+    let daemon = start();
+    let bytes = daemon.stagerd.put("a", 1000);
+    let mut client = Client::logged_in(daemon.v4);
+    let port = client.passive();
+    let mut stranger = from(Ipv4Addr::new(127, 0, 0, 2), port);
+    stranger.set_read_timeout(Some(crate::daemon::LIMIT)).unwrap();
+    let mut byte = [0];
+    assert!(matches!(stranger.read(&mut byte), Ok(0) | Err(_)));
+    let mut data = connect(port);
+    client.ask("RETR a", 150);
+    let mut got = Vec::new();
+    data.read_to_end(&mut got).unwrap();
+    assert_eq!(got, bytes);
+    client.expect(226);
+}
+
+fn from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind, connect, socket};
+    use std::os::fd::AsRawFd;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(socket.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(source, 0))).unwrap();
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
+    socket.into()
+}
+
+#[test]
+fn each_passive_port_replaces_the_last() {
+    let daemon = start();
+    let mut client = Client::logged_in(daemon.v4);
+    let mut last = client.passive();
+    for _ in 0..200 {
+        last = client.passive();
+    }
+    connect(last);
+    let pid = daemon.session();
+    let sockets = || std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
+    // 0A is LISTEN; the port is in the second column
+    let port = format!(":{:04X} ", last.port());
+    until("only the last port listens", || {
+        sockets().lines().filter(|l| l.contains(&port) && l.contains(" 0A ")).count() <= 1
+    });
+    client.ask("RETR nothing", 550);
+    client.ask("RETR nothing", 425);
+}
