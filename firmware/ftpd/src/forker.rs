@@ -12,6 +12,7 @@ use crate::gatekeeper::introduce;
 use crate::limits::{Origin, Sessions};
 use crate::session::{Context, FAILED_LOGIN_DELAY};
 use crate::tls::{Certificate, TlsError};
+use child::Newborn;
 use daemon::notify;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -102,7 +103,7 @@ pub fn run(config: Config, listeners: Vec<TcpListener>) -> Result<(), ForkerErro
     };
     let config = Arc::new(config);
     warm::up(&config, certificate.as_ref().map(Certificate::acceptor)).map_err(ForkerError::Warm)?;
-    let mut forker = Forker {
+    let forker = Forker {
         sessions: Sessions::new(config.max_sessions, config.max_per_address),
         signals: signals().map_err(ForkerError::Wait)?,
         config,
@@ -112,7 +113,11 @@ pub fn run(config: Config, listeners: Vec<TcpListener>) -> Result<(), ForkerErro
         stop: None,
     };
     notify::ready();
-    forker.serve()
+    // In a child the forker is dropped on the way: nothing of it stays open in a session.
+    match forker.serve()? {
+        Some(newborn) => child::live(newborn),
+        None => Ok(()),
+    }
 }
 
 fn signals() -> Result<SignalFd, Errno> {
@@ -137,17 +142,18 @@ struct Forker {
 }
 
 impl Forker {
-    fn serve(&mut self) -> Result<(), ForkerError> {
+    /// Serves until the end; returns earlier, with a session, in each child.
+    fn serve(mut self) -> Result<Option<Newborn>, ForkerError> {
+        let interval = notify::watchdog_interval().unwrap_or(WAIT);
         let mut ping = Instant::now();
         loop {
-            let interval = notify::watchdog_interval().unwrap_or(WAIT);
             if ping <= Instant::now() {
                 notify::ping();
                 ping = Instant::now() + interval;
             }
             if let Some(deadline) = self.stop {
                 if self.sessions.count() == 0 {
-                    return Ok(());
+                    return Ok(None);
                 }
                 if deadline <= Instant::now() {
                     tracing::warn!(sessions = self.sessions.count(), "sessions are killed: the time to finish is over");
@@ -159,7 +165,9 @@ impl Forker {
             let ready = self.wait(until.saturating_duration_since(Instant::now()).min(WAIT))?;
             self.take_signals()?;
             for index in ready {
-                self.accept(index);
+                if let Some(newborn) = self.accept(index) {
+                    return Ok(Some(newborn));
+                }
             }
         }
     }
@@ -235,40 +243,48 @@ impl Forker {
         }
     }
 
-    fn accept(&mut self, index: usize) {
+    /// Takes what waits at a listener; gives something in a child only.
+    fn accept(&mut self, index: usize) -> Option<Newborn> {
         for _ in 0..BATCH {
-            let Some(listener) = self.listeners.get(index) else { return };
-            match listener.accept() {
-                Ok((client, address)) => self.take(client, address),
+            match self.listeners.get(index)?.accept() {
+                Ok((client, address)) => {
+                    if let Some(newborn) = self.take(client, address) {
+                        return Some(newborn);
+                    }
+                }
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => {
                         tracing::error!(%error, "no connection can be taken for a moment");
                         self.paused = Some(Instant::now() + PAUSE);
-                        return;
+                        return None;
                     }
-                    Some(Errno::EAGAIN) => return,
+                    Some(Errno::EAGAIN) => return None,
                     // The client is gone already, or the network told of an error of its own (accept(2)).
                     _ => {}
                 },
             }
         }
+        None
     }
 
-    fn take(&mut self, client: TcpStream, address: SocketAddr) {
+    fn take(&mut self, client: TcpStream, address: SocketAddr) -> Option<Newborn> {
         let ip = address.ip().to_canonical();
         if self.stop.is_some() {
-            return refuse(&client, "The service stops, try again later");
+            refuse(&client, "The service stops, try again later");
+            return None;
         }
         let origin = Origin::from(ip);
         if let Err(full) = self.sessions.admit(origin) {
             tracing::info!(address = %ip, "{full}");
-            return refuse(&client, "Too many connections, try again later");
+            refuse(&client, "Too many connections, try again later");
+            return None;
         }
         let introduced = match introduce(&self.config.sessions, ip) {
             Ok(introduced) => introduced,
             Err(error) => {
                 tracing::error!("stagerd cannot be reached: {}", daemon::report(&error));
-                return refuse(&client, "The service is not available, try again later");
+                refuse(&client, "The service is not available, try again later");
+                return None;
             }
         };
         self.refresh();
@@ -278,20 +294,14 @@ impl Forker {
             failed_login_delay: FAILED_LOGIN_DELAY,
         };
         match child::fork() {
+            Ok(child::Side::Child { forker }) => return Some(Newborn { forker, client, introduced, context }),
             Ok(child::Side::Parent(pid)) => self.sessions.insert(pid.as_raw(), origin),
-            Ok(child::Side::Child { forker }) => {
-                // Nothing of the forker's stays open in a session.
-                self.listeners.clear();
-                if let Ok(closed) = SignalFd::new(&SigSet::empty()) {
-                    self.signals = closed;
-                }
-                child::live(forker, client, introduced, context)
-            }
             Err(errno) => {
                 tracing::error!(error = %errno, "no process for a session");
                 refuse(&client, "Too many connections, try again later");
             }
         }
+        None
     }
 }
 

@@ -1,4 +1,4 @@
-//! fork(2) and the life of a child: the one place of this crate with unsafe code.
+//! fork(2) and the life of a child.
 
 use crate::confine::harden;
 use crate::gatekeeper::Introduced;
@@ -25,6 +25,14 @@ pub(super) enum Side {
     Child { forker: Pid },
 }
 
+/// All that a child has.
+pub(super) struct Newborn {
+    pub(super) forker: Pid,
+    pub(super) client: TcpStream,
+    pub(super) introduced: Introduced,
+    pub(super) context: Context,
+}
+
 /// Makes a process.
 #[allow(unsafe_code, reason = "there is no safe fork")]
 pub(super) fn fork() -> Result<Side, Errno> {
@@ -37,8 +45,9 @@ pub(super) fn fork() -> Result<Side, Errno> {
     }
 }
 
-/// Serves one session and ends the process. Never returns into the forker's loop, by panic neither.
-pub(super) fn live(forker: Pid, client: TcpStream, introduced: Introduced, context: Context) -> ! {
+/// Serves one session and ends the process. Never returns into what was the forker, by panic neither.
+pub(super) fn live(newborn: Newborn) -> ! {
+    let Newborn { forker, client, introduced, context } = newborn;
     let code = catch_unwind(AssertUnwindSafe(|| {
         if let Err(error) = harden(forker) {
             tracing::error!("a session cannot be made safe: {}", daemon::report(&error));

@@ -73,7 +73,7 @@ impl StorageBackend<DefaultUser> for Depot {
             return Err(io::Error::other(error));
         }
         self.0.counter.put(admission.counter);
-        self.0.verdict.put(Verdict::Admitted);
+        self.0.verdict.put(Verdict::Admitted(admission.customer));
         Ok(())
     }
 

@@ -274,10 +274,10 @@ impl Gate {
         let reply = self.inner().await?.ask("PASS -").await?;
         let tls = self.shared.tls.load(Relaxed);
         match (self.shared.verdict.take(), self.shared.counter.take()) {
-            (Some(Verdict::Admitted), Some(counter)) if reply.code == 230 => {
+            (Some(Verdict::Admitted(customer)), Some(counter)) if reply.code == 230 => {
                 self.counter = Some(counter);
                 self.client.trust();
-                tracing::info!(address = %self.shared.peer, tls, "logged in");
+                tracing::info!(%customer, address = %self.shared.peer, tls, "logged in");
                 Ok("230 Welcome".into())
             }
             (Some(Verdict::Refused(Refusal::Fault(Fault::Busy))), _) => {
@@ -433,7 +433,9 @@ impl Gate {
             // The client closed its control connection.
             Err(_) => Outcome::Aborted,
         };
-        let ended = self.shared.gatekeeper.lock().await.end(number, progress.finish(), outcome).await;
+        let bytes = progress.finish();
+        tracing::info!(number, from, bytes, tls = self.private, outcome = outcome.as_str(), "transfer over");
+        let ended = self.shared.gatekeeper.lock().await.end(number, bytes, outcome).await;
         if let Err(refusal) = ended {
             // The bytes are with the client. stagerd closes the record itself, by the count that it shares.
             tracing::warn!("the end of a transfer could not be told: {}", daemon::report(&refusal));

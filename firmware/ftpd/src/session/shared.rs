@@ -5,7 +5,7 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, PoisonError};
-use tobj::Secret;
+use tobj::{Name, Secret};
 use tokio::sync::{mpsc, oneshot};
 
 /// A place for one thing, put by one side and taken by the other.
@@ -49,8 +49,8 @@ pub(super) enum Body {
 pub(super) enum Verdict {
     /// stagerd said no, or could not be asked.
     Refused(Refusal),
-    /// stagerd said yes.
-    Admitted,
+    /// stagerd said yes to this customer.
+    Admitted(Name),
     /// stagerd said yes, and this process could not be confined: it must not go on.
     Unconfined,
 }

@@ -20,7 +20,7 @@ fn certificate(dir: &Path) -> CertificateDer<'static> {
     made.cert.der().clone()
 }
 
-fn start(more: &str) -> (Daemon, CertificateDer<'static>) {
+pub(crate) fn start(more: &str) -> (Daemon, CertificateDer<'static>) {
     let dir = public_dir();
     let der = certificate(dir.path());
     (start_in(dir, &format!("cert = \"{{dir}}/cert.pem\"\nkey = \"{{dir}}/key.pem\"\n{more}")), der)

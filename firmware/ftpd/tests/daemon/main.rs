@@ -8,6 +8,7 @@
 mod access;
 mod client;
 mod daemon;
+mod foreign;
 mod forking;
 mod ftps;
 mod privilege;
