@@ -1,0 +1,370 @@
+//! The client: finds its way to a machine, keeps connections for the next request, asks again after a break.
+
+mod pool;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use thiserror::Error;
+use tobj::{Body, Message, Name, Reply, Request, RequestTag};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
+
+use crate::Bags;
+use crate::connection::{Connection, ConnectionError, Sent};
+use crate::dial::{self, DialError, Ports};
+use crate::sealed::{self, SealError};
+use pool::Pool;
+
+/// How long an answer may take after the end of the request.
+pub const ANSWER: Duration = Duration::from_secs(30);
+
+/// The same for a request that waits for something to happen, or whose answer comes once much was made durable.
+pub const LONG_ANSWER: Duration = Duration::from_secs(180);
+
+/// What a session may run over.
+pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+type Link = Connection<Box<dyn Transport>>;
+
+/// Where a machine is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// Its name, as in one's own bag.
+    pub name: String,
+    /// Its address; none for a machine that is reached through another.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// Its ports, with the address.
+    #[serde(default)]
+    pub ports: Option<Ports>,
+    /// The machine whose relay leads to it.
+    #[serde(default)]
+    pub via: Option<String>,
+}
+
+/// Why a client was not made.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// A peer without a bag.
+    #[error("there is no key bag for peer {0:?}")]
+    NoBag(String),
+    /// Neither direct nor relayed, or both.
+    #[error("peer {0:?} needs either host and ports or via")]
+    Route(String),
+    /// The relay is not a direct peer.
+    #[error("peer {peer:?} is reached via {via:?}, which is not a peer with host and ports")]
+    Via {
+        /// The peer.
+        peer: String,
+        /// Its relay.
+        via: String,
+    },
+    /// Two of a name.
+    #[error("peer {0:?} is there twice")]
+    Twice(String),
+    /// A name that cannot be asked for over a relay.
+    #[error("peer {0:?} has a name that a relay cannot be asked for")]
+    Name(String),
+}
+
+/// Why a request has no answer. A [`Reply::Fault`] is an answer.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// No such peer.
+    #[error("no peer is named {0:?}")]
+    UnknownPeer(String),
+    /// The message is not one that can be sent.
+    #[error("the request cannot be sent")]
+    Request(#[from] tobj::Invalid),
+    /// Nothing answers there.
+    #[error("{peer} cannot be reached")]
+    Unreachable {
+        /// Who.
+        peer: String,
+        /// Why.
+        #[source]
+        source: Box<ReachError>,
+    },
+    /// The connection broke, and so did the one that was tried in its place.
+    #[error("the connection to {peer} broke")]
+    Broken {
+        /// Whose.
+        peer: String,
+        /// Why.
+        #[source]
+        source: ConnectionError,
+    },
+    /// No answer in time.
+    #[error("{peer} did not answer within {limit:?}")]
+    Late {
+        /// Who.
+        peer: String,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// No randomness for an ID.
+    #[error("the system gives no randomness")]
+    Random(#[from] getrandom::Error),
+}
+
+/// Why a machine was not reached.
+#[derive(Debug, Error)]
+pub enum ReachError {
+    /// Directly.
+    #[error("no session could be opened")]
+    Direct(#[source] DialError<SealError>),
+    /// The relay was not reached or broke.
+    #[error("the relay {0} failed")]
+    Relay(String, #[source] Box<CallError>),
+    /// The relay did not join us to the machine.
+    #[error("the relay {0} refused")]
+    Refused(String),
+    /// No session through the relay.
+    #[error("no session could be opened through the relay")]
+    Inside(#[source] SealError),
+    /// All connections allowed to it are in use and stay so.
+    #[error("all connections are in use")]
+    Busy,
+}
+
+#[derive(Debug)]
+enum Route {
+    Direct { host: Arc<str>, ports: Ports },
+    Via(String),
+}
+
+#[derive(Debug)]
+struct Destination {
+    name: String,
+    route: Route,
+    pool: Pool<Link>,
+}
+
+/// Asks other machines. Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    bags: Arc<Bags>,
+    destinations: Arc<BTreeMap<String, Destination>>,
+}
+
+impl Client {
+    /// A client for these machines.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn new(bags: Arc<Bags>, peers: impl IntoIterator<Item = Peer>) -> Result<Self, ClientError> {
+        let mut destinations = BTreeMap::new();
+        for Peer { name, host, ports, via } in peers {
+            if bags.of_peer(&name).is_none() {
+                return Err(ClientError::NoBag(name));
+            }
+            let route = match (host, ports, via) {
+                (Some(host), Some(ports), None) => Route::Direct { host: host.into(), ports },
+                (None, None, Some(via)) => Route::Via(via),
+                _ => return Err(ClientError::Route(name)),
+            };
+            let destination = Destination { name: name.clone(), route, pool: Pool::default() };
+            if destinations.insert(name.clone(), destination).is_some() {
+                return Err(ClientError::Twice(name));
+            }
+        }
+        for (name, destination) in &destinations {
+            let Route::Via(via) = &destination.route else { continue };
+            if !matches!(destinations.get(via), Some(Destination { route: Route::Direct { .. }, .. })) {
+                return Err(ClientError::Via { peer: name.clone(), via: via.clone() });
+            }
+            if Name::new(name).is_err() {
+                return Err(ClientError::Name(name.clone()));
+            }
+        }
+        Ok(Self { bags, destinations: Arc::new(destinations) })
+    }
+
+    /// The bags in use.
+    pub fn bags(&self) -> &Bags {
+        &self.bags
+    }
+
+    /// Whether there is a peer of this name.
+    pub fn knows(&self, peer: &str) -> bool {
+        self.destinations.contains_key(peer)
+    }
+
+    /// Asks, with a new ID.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn call(&self, peer: &str, request: Request) -> Result<Reply, CallError> {
+        self.call_message(peer, Message::request(request)?).await
+    }
+
+    /// Asks with an ID of the caller's, so that it may ask again later and get the same answer.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn call_message(&self, peer: &str, message: Message) -> Result<Reply, CallError> {
+        self.exchange(peer, Message { literal: None, ..message }, &mut tokio::io::empty()).await
+    }
+
+    /// Asks, with `length` bytes of `literal` behind the request. After a break nothing is asked again once bytes of it
+    /// have been taken.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn call_with_literal<R>(
+        &self,
+        peer: &str,
+        message: Message,
+        length: u64,
+        literal: &mut R,
+    ) -> Result<Reply, CallError>
+    where
+        R: AsyncRead + Send + Unpin + ?Sized,
+    {
+        self.exchange(peer, Message { literal: Some(length), ..message }, literal).await
+    }
+
+    async fn exchange<R>(&self, peer: &str, message: Message, literal: &mut R) -> Result<Reply, CallError>
+    where
+        R: AsyncRead + Send + Unpin + ?Sized,
+    {
+        let to = self.destinations.get(peer).ok_or_else(|| CallError::UnknownPeer(peer.to_owned()))?;
+        message.encode()?;
+        let mut literal = Watched { source: literal, touched: false };
+        let _permit = to.pool.permit().await.ok_or_else(|| unreachable(to, ReachError::Busy))?;
+        let mut broken = None;
+        for retry in [false, true] {
+            // What is idle may all have died with the peer; a second break must not come from there.
+            let idle = if retry { None } else { to.pool.take(|link| !link.session().is_over()) };
+            let mut link = match idle {
+                Some(link) => link,
+                None => self.reach(to).await.map_err(|error| unreachable(to, error))?,
+            };
+            match transact(&mut link, &message, &mut literal).await {
+                Ok(Some((reply, Sent::Whole))) => {
+                    to.pool.put(link);
+                    return Ok(reply);
+                }
+                // What was not sent of the literal would be taken for the next request.
+                Ok(Some((reply, Sent::Early))) => return Ok(reply),
+                // The answer may still come, and would be taken for that to the next request.
+                Ok(None) => return Err(CallError::Late { peer: peer.to_owned(), limit: limit(&message) }),
+                Err(error) => {
+                    tracing::debug!(peer, retry, "a connection broke: {}", daemon::report(&error));
+                    to.pool.clear();
+                    let again = !literal.touched && !matches!(error, ConnectionError::Source);
+                    broken = Some(error);
+                    if !again {
+                        break;
+                    }
+                }
+            }
+        }
+        let source = broken.unwrap_or(ConnectionError::Ended);
+        Err(CallError::Broken { peer: peer.to_owned(), source })
+    }
+
+    /// A new connection, made of nothing that is pooled.
+    async fn reach(&self, to: &Destination) -> Result<Link, ReachError> {
+        match &to.route {
+            Route::Direct { host, ports } => self.reach_directly(to, host, *ports).await.map_err(ReachError::Direct),
+            Route::Via(via) => Box::pin(self.reach_via(to, via)).await,
+        }
+    }
+
+    async fn reach_directly(
+        &self,
+        to: &Destination,
+        host: &Arc<str>,
+        ports: Ports,
+    ) -> Result<Link, DialError<SealError>> {
+        dial::dial(ports, |port| {
+            let (host, bags, peer) = (host.clone(), self.bags.clone(), to.name.clone());
+            async move {
+                let bags = bags.of_peer(&peer).ok_or_else(|| SealError::UnknownLink(peer.clone()))?;
+                let transport: Box<dyn Transport> = Box::new(dial::connect(&host, port).await?);
+                Ok(Connection::new(sealed::open(transport, bags).await?))
+            }
+        })
+        .await
+    }
+
+    /// Through a relay: a connection to it that becomes, with its answer, the other machine's.
+    async fn reach_via(&self, to: &Destination, via: &str) -> Result<Link, ReachError> {
+        let failed = |error| ReachError::Relay(via.to_owned(), Box::new(error));
+        let relay = self.destinations.get(via).ok_or_else(|| failed(CallError::UnknownPeer(via.to_owned())))?;
+        let name = Name::new(&to.name).map_err(|error| failed(error.into()))?;
+        let mut outer = self.reach(relay).await.map_err(|error| failed(unreachable(relay, error)))?;
+        let request = Message::request(Request::Relay { to: name }).map_err(|error| failed(error.into()))?;
+        let late = || failed(CallError::Late { peer: via.to_owned(), limit: ANSWER });
+        match transact(&mut outer, &request, &mut tokio::io::empty()).await {
+            Ok(Some((Reply::Done {}, _))) => {}
+            Ok(Some(_)) => return Err(ReachError::Refused(via.to_owned())),
+            Ok(None) => return Err(late()),
+            Err(source) => return Err(failed(CallError::Broken { peer: via.to_owned(), source })),
+        }
+        let bags = self.bags.of_peer(&to.name).unwrap_or_default();
+        let transport: Box<dyn Transport> = Box::new(outer.into_stream());
+        Ok(Connection::new(sealed::open(transport, bags).await.map_err(ReachError::Inside)?))
+    }
+}
+
+fn unreachable(to: &Destination, source: ReachError) -> CallError {
+    CallError::Unreachable { peer: to.name.clone(), source: Box::new(source) }
+}
+
+fn limit(message: &Message) -> Duration {
+    match &message.body {
+        Body::Request(request) if matches!(request.tag(), RequestTag::WaitRevocations | RequestTag::ObjectPut) => {
+            LONG_ANSWER
+        }
+        _ => ANSWER,
+    }
+}
+
+/// One transaction: the answer, and whether it came before the end of the literal; `None` if it did not come in time.
+async fn transact<R>(
+    link: &mut Link,
+    request: &Message,
+    literal: &mut R,
+) -> Result<Option<(Reply, Sent)>, ConnectionError>
+where
+    R: AsyncRead + Unpin + ?Sized,
+{
+    link.send(request).await?;
+    let sent = match request.literal {
+        Some(n) => link.send_literal(literal, n).await?,
+        None => Sent::Whole,
+    };
+    let Ok(answer) = timeout(limit(request), link.receive()).await else { return Ok(None) };
+    match answer?.ok_or(ConnectionError::Ended)? {
+        Message { id, literal: None, body: Body::Reply(reply) } if id == request.id => Ok(Some((reply, sent))),
+        _ => Err(ConnectionError::Mismatch),
+    }
+}
+
+/// Knows whether its source was read.
+struct Watched<'a, R: ?Sized> {
+    source: &'a mut R,
+    touched: bool,
+}
+
+impl<R: AsyncRead + Unpin + ?Sized> AsyncRead for Watched<'_, R> {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = std::pin::Pin::new(&mut *self.source).poll_read(cx, buf);
+        self.touched |= buf.filled().len() > before;
+        polled
+    }
+}

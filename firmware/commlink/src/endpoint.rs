@@ -1,0 +1,172 @@
+//! The daemon: what comes in from the network goes to the role's daemon, what local daemons hand in goes to the network.
+
+mod backend;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use daemon::ipc::Peers;
+use daemon::{Service, Shutdown, ipc, notify};
+use keys::site::Role;
+use tobj::{Body, Check, Fault, Message, Name, Reply, Request, RequestTag, Text};
+use tokio::io::AsyncRead;
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::config::Config;
+use crate::policy::{self, Opener};
+use crate::server::{self, Setup};
+use crate::{Bags, Client};
+
+pub use backend::{Backend, BackendError};
+
+/// Runs commlinkd by its configuration file until the shutdown.
+///
+/// # Errors
+/// When the configuration or a bag cannot be used, or something cannot be bound.
+pub async fn run(path: PathBuf, shutdown: Shutdown) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let config: Config = daemon::config::load(&path)?;
+    if config.listen.is_empty() {
+        return Err(crate::config::ConfigError::Listen.into());
+    }
+    let bags = Bags::load(&config.bags)?;
+    for bag in bags.iter() {
+        tracing::info!(link = bag.link(), generation = bag.generation(), fingerprint = bag.fingerprint(), "a key bag");
+    }
+    let listeners = server::bind(&config.listen, config.ports).await?;
+    let local = ipc::bind(&config.socket)?;
+    serve(&config, bags, listeners, local, shutdown).await
+}
+
+/// The same with bags and listeners that are there already; the paths and ports of the configuration are not used.
+///
+/// # Errors
+/// When the configuration does not fit the bags, or a listener fails for good.
+pub async fn serve(
+    config: &Config,
+    bags: Bags,
+    listeners: Vec<TcpListener>,
+    local: UnixListener,
+    shutdown: Shutdown,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    server::check_bags(&bags, config.role, &config.name)?;
+    let bags = Arc::new(bags);
+    let client = Client::new(bags.clone(), config.peers.clone())?;
+    let inbound = Inbound {
+        name: Name::new(&config.name)?,
+        role: config.role,
+        daemon: Name::new(Config::daemon_of(config.role))?,
+        bags: bags.clone(),
+        backend: config.backend()?.into(),
+    };
+    let setup = Setup { role: config.role, bags, relay: config.relay_target()? };
+    let outbound = Outbound { client, role: config.role };
+    notify::ready();
+    tracing::info!(name = config.name, role = config.role.as_str(), ports = listeners.len(), "commlinkd serves");
+    tokio::try_join!(
+        server::serve(listeners, setup, inbound, shutdown.clone()),
+        ipc::serve(local, Peers::uids(&config.allow_uids), outbound, shutdown),
+    )?;
+    Ok(())
+}
+
+/// Answers what other machines ask.
+struct Inbound {
+    name: Name,
+    role: Role,
+    daemon: Name,
+    bags: Arc<Bags>,
+    backend: Backend,
+}
+
+impl Inbound {
+    /// What this daemon has to say to a `STATUS`.
+    fn checks(&self) -> impl Iterator<Item = Check> {
+        self.bags.iter().filter_map(|bag| {
+            let detail = format!("generation {}, fingerprint {}, sealed", bag.generation(), bag.fingerprint());
+            let name = format!("bag-{}-{}", bag.link(), bag.generation());
+            Some(Check { name: Name::new(&name).ok()?, healthy: true, detail: Text::lossy(&detail) })
+        })
+    }
+
+    fn status(&self, answer: Option<Reply>) -> Reply {
+        let mut report = match answer {
+            Some(Reply::StatusReport { name, role, version, checks }) => (name, role, version, checks),
+            // The operator wants to know of the machine, above all when a daemon is down.
+            _ => {
+                let role = Name::new(self.role.as_str()).unwrap_or_else(|_| self.daemon.clone());
+                let detail = Text::lossy("does not answer");
+                let down = Check { name: self.daemon.clone(), healthy: false, detail };
+                (self.name.clone(), role, Text::lossy(env!("CARGO_PKG_VERSION")), vec![down])
+            }
+        };
+        report.3.extend(self.checks());
+        let (name, role, version, checks) = report;
+        Reply::StatusReport { name, role, version, checks }
+    }
+}
+
+impl Service for Inbound {
+    async fn call(&self, from: &str, request: Message, literal: &mut (dyn AsyncRead + Send + Unpin)) -> Message {
+        let id = request.id;
+        let is_status = matches!(request.body, Body::Request(Request::Status {}));
+        let answer = match self.backend.exchange(from, request, literal).await {
+            Ok(reply) => Some(reply),
+            Err(error) => {
+                tracing::error!(from, daemon = %self.daemon, "a request was not answered: {}", daemon::report(&error));
+                None
+            }
+        };
+        let reply = if is_status {
+            self.status(answer)
+        } else {
+            answer.unwrap_or_else(|| Reply::refused(Fault::Unavailable, &format!("{} does not answer", self.daemon)))
+        };
+        Message { id, literal: None, body: Body::Reply(reply) }
+    }
+}
+
+/// Asks other machines for local daemons.
+struct Outbound {
+    client: Client,
+    role: Role,
+}
+
+impl Outbound {
+    /// Whether the other machine would answer this at all.
+    fn allowed(&self, to: &str, request: RequestTag) -> bool {
+        let bag = self.client.bags().of_peer(to).and_then(<[_]>::first);
+        let Some(kind) = bag.map(|bag| bag.kind()) else { return false };
+        // A relay is not something to ask for, but a way that the client finds by itself.
+        match policy::across(kind, self.role) {
+            Some(Opener::Machine(asked)) if request != RequestTag::Relay => {
+                policy::allows(kind, Opener::Machine(self.role), asked, request)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Service for Outbound {
+    async fn call(&self, to: &str, request: Message, literal: &mut (dyn AsyncRead + Send + Unpin)) -> Message {
+        let Body::Request(body) = &request.body else { return request.fault(Fault::Invalid) };
+        let (id, tag) = (request.id, body.tag());
+        if !self.client.knows(to) {
+            tracing::warn!(to, %tag, "a local daemon asked for a machine that is not a peer");
+            return request.reply(Reply::refused(Fault::NotFound, "no such machine"));
+        }
+        if !self.allowed(to, tag) {
+            tracing::warn!(to, %tag, "a local daemon asked for what the link does not allow");
+            return request.reply(Reply::refused(Fault::Denied, "not allowed on this link"));
+        }
+        let asked = match request.literal {
+            None => self.client.call_message(to, request).await,
+            Some(length) => self.client.call_with_literal(to, request, length, literal).await,
+        };
+        let reply = asked.unwrap_or_else(|error| {
+            tracing::warn!(to, %tag, "no answer: {}", daemon::report(&error));
+            Reply::refused(Fault::Unavailable, "no answer")
+        });
+        Message { id, literal: None, body: Body::Reply(reply) }
+    }
+}

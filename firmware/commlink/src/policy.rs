@@ -1,0 +1,175 @@
+//! What may be asked, and by whom.
+//!
+//! The one table of it: a row for each kind of link and each end that may open a connection on it. What is not in a row
+//! is denied. The server asks it for every request that comes in; the client asks it too before it sends one for a
+//! local daemon.
+
+use keys::LinkKind;
+use keys::site::Role;
+use tobj::RequestTag;
+
+/// Which end opened the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opener {
+    /// An appliance of this role.
+    Machine(Role),
+    /// An operator.
+    Operator,
+}
+
+/// One row: on a link of this kind, opened by this end, this role answers these.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The link.
+    pub kind: LinkKind,
+    /// Who opened the connection.
+    pub opener: Opener,
+    /// The role that is asked.
+    pub asked: Role,
+    /// What may be asked.
+    pub requests: &'static [RequestTag],
+}
+
+use Opener::{Machine, Operator};
+use RequestTag as Tag;
+
+/// The table.
+pub const TABLE: &[Row] = &[
+    Row {
+        kind: LinkKind::WebDatabase,
+        opener: Machine(Role::Web),
+        asked: Role::Database,
+        requests: &[Tag::Login, Tag::Logout, Tag::Catalogue, Tag::Grant],
+    },
+    Row { kind: LinkKind::WebDownload, opener: Machine(Role::Web), asked: Role::Download, requests: &[Tag::Stage] },
+    Row { kind: LinkKind::WebDownload, opener: Machine(Role::Download), asked: Role::Web, requests: &[Tag::Relay] },
+    Row {
+        kind: LinkKind::DownloadDatabase,
+        opener: Machine(Role::Download),
+        asked: Role::Database,
+        requests: &[Tag::LoginCheck, Tag::Audit, Tag::WaitRevocations],
+    },
+    Row {
+        kind: LinkKind::Operator,
+        opener: Operator,
+        asked: Role::Download,
+        requests: &[Tag::Status, Tag::ObjectPut, Tag::LeaseList, Tag::LeaseShow, Tag::LeaseRevoke],
+    },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Web, requests: &[Tag::Status] },
+    Row {
+        kind: LinkKind::Operator,
+        opener: Operator,
+        asked: Role::Database,
+        requests: &[
+            Tag::Status,
+            Tag::CustomerAdd,
+            Tag::CustomerPassword,
+            Tag::CustomerList,
+            Tag::ObjectAdd,
+            Tag::ObjectList,
+            Tag::EntitlementAdd,
+            Tag::EntitlementRemove,
+            Tag::EntitlementList,
+            Tag::AuditList,
+        ],
+    },
+];
+
+/// Whether `asked` answers `request` on a link of this kind that was opened by `opener`.
+pub fn allows(kind: LinkKind, opener: Opener, asked: Role, request: RequestTag) -> bool {
+    TABLE
+        .iter()
+        .any(|row| (row.kind, row.opener, row.asked) == (kind, opener, asked) && row.requests.contains(&request))
+}
+
+/// The end at the other side of a link of this kind from `here`; `None` where the link does not touch that role.
+pub fn across(kind: LinkKind, here: Role) -> Option<Opener> {
+    let (a, b) = match kind {
+        LinkKind::Operator => return Some(Operator),
+        LinkKind::WebDownload => (Role::Web, Role::Download),
+        LinkKind::WebDatabase => (Role::Web, Role::Database),
+        LinkKind::DownloadDatabase => (Role::Download, Role::Database),
+    };
+    match here {
+        _ if here == a => Some(Machine(b)),
+        _ if here == b => Some(Machine(a)),
+        _ => None,
+    }
+}
+
+/// Whether this request may come with a literal.
+pub fn takes_literal(request: RequestTag) -> bool {
+    matches!(request, Tag::ObjectPut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [LinkKind; 4] =
+        [LinkKind::WebDownload, LinkKind::WebDatabase, LinkKind::DownloadDatabase, LinkKind::Operator];
+    const OPENERS: [Opener; 4] = [Operator, Machine(Role::Download), Machine(Role::Web), Machine(Role::Database)];
+
+    /// The table once more, written the other way round: for each request all that may ask it, by link, opener, asked.
+    fn askers(tag: RequestTag) -> &'static [&'static str] {
+        match tag {
+            Tag::Status => &["operator operator web", "operator operator download", "operator operator database"],
+            Tag::Login | Tag::Logout | Tag::Catalogue | Tag::Grant => &["web-database web database"],
+            Tag::Stage => &["web-download web download"],
+            Tag::Relay => &["web-download download web"],
+            Tag::LoginCheck | Tag::Audit | Tag::WaitRevocations => &["download-database download database"],
+            Tag::ObjectPut | Tag::LeaseList | Tag::LeaseShow | Tag::LeaseRevoke => &["operator operator download"],
+            Tag::CustomerAdd
+            | Tag::CustomerPassword
+            | Tag::CustomerList
+            | Tag::ObjectAdd
+            | Tag::ObjectList
+            | Tag::EntitlementAdd
+            | Tag::EntitlementRemove
+            | Tag::EntitlementList
+            | Tag::AuditList => &["operator operator database"],
+            Tag::FtpSession | Tag::FtpLogin | Tag::TransferBegin | Tag::TransferEnd => &[],
+        }
+    }
+
+    fn words(kind: LinkKind, opener: Opener, asked: Role) -> String {
+        let kind = match kind {
+            LinkKind::WebDownload => "web-download",
+            LinkKind::WebDatabase => "web-database",
+            LinkKind::DownloadDatabase => "download-database",
+            LinkKind::Operator => "operator",
+        };
+        let opener = match opener {
+            Operator => "operator",
+            Machine(role) => role.as_str(),
+        };
+        format!("{kind} {opener} {}", asked.as_str())
+    }
+
+    #[test]
+    fn every_combination_is_as_the_design_says() {
+        let mut allowed = 0;
+        for kind in KINDS {
+            for opener in OPENERS {
+                for asked in Role::ALL {
+                    for &tag in RequestTag::ALL {
+                        let expected = askers(tag).contains(&&*words(kind, opener, asked));
+                        assert_eq!(allows(kind, opener, asked, tag), expected, "{} {tag}", words(kind, opener, asked));
+                        allowed += usize::from(expected);
+                    }
+                }
+            }
+        }
+        assert_eq!(allowed, TABLE.iter().map(|row| row.requests.len()).sum::<usize>(), "no row is out of reach");
+    }
+
+    #[test]
+    fn rows_are_of_ends_that_the_link_has() {
+        for row in TABLE {
+            assert_eq!(across(row.kind, row.asked), Some(row.opener), "{row:?}");
+        }
+        assert_eq!(across(LinkKind::WebDatabase, Role::Download), None);
+        assert_eq!(across(LinkKind::DownloadDatabase, Role::Web), None);
+        assert_eq!(across(LinkKind::WebDownload, Role::Database), None);
+    }
+}

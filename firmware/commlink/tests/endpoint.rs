@@ -1,0 +1,194 @@
+//! commlinkd as a whole: three machines with their local sockets.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use commlink::config::Config;
+use commlink::dial::Ports;
+use commlink::endpoint;
+use common::*;
+use daemon::ipc::{self, Peers};
+use daemon::{Shutdown, Trigger};
+use keys::Bag;
+use keys::site::Role;
+use tobj::{Fault, Message, Name, Reply, Request};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+
+struct Machine {
+    recorder: Recorder,
+    out: PathBuf,
+    ports: Ports,
+    trigger: Trigger,
+    task: tokio::task::JoinHandle<()>,
+}
+
+struct Settings<'a> {
+    role: Role,
+    bags: &'a [Bag],
+    extra: String,
+    uid: u32,
+    allow: u32,
+    backend: bool,
+}
+
+fn me() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+fn settings(role: Role, bags: &[Bag], extra: String) -> Settings<'_> {
+    Settings { role, bags, extra, uid: me(), allow: me(), backend: true }
+}
+
+async fn machine(dir: &Path, settings: Settings<'_>) -> Machine {
+    let (sockets, ports) = listeners(2).await;
+    machine_on(dir, settings, sockets, ports)
+}
+
+fn machine_on(dir: &Path, settings: Settings<'_>, sockets: Vec<TcpListener>, ports: Ports) -> Machine {
+    let Settings { role, bags, extra, uid, allow, backend } = settings;
+    let name = role.as_str();
+    let daemon = Config::daemon_of(role);
+    let (socket, out) = (dir.join(format!("{name}.sock")), dir.join(format!("{name}.out")));
+    let text = format!(
+        "name = {name:?}\nrole = {name:?}\nlisten = [\"127.0.0.1\"]\nports = [1, 1]\nbags = \"\"\nsocket = \"\"\n\
+         allow_uids = [{allow}]\n{extra}\n[backends.{daemon}]\nsocket = {socket:?}\nuid = {uid}\n",
+    );
+    // Keys before tables: the peers go to the end.
+    let (keys, peers) = text.split_once("[[peers]]").map_or((text.clone(), String::new()), |(head, tail)| {
+        let (peers, rest) = tail.split_once("\n[backends").unwrap();
+        (format!("{head}\n[backends{rest}"), format!("[[peers]]{peers}"))
+    });
+    let config: Config = toml::from_str(&format!("{keys}\n{peers}")).unwrap();
+    let recorder = Recorder::default();
+    let (trigger, shutdown) = Shutdown::manual();
+    if backend {
+        let listener = ipc::bind(&socket).unwrap();
+        tokio::spawn(ipc::serve(listener, Peers::mine(), recorder.clone(), shutdown.clone()));
+    }
+    let local = ipc::bind(&out).unwrap();
+    let bags = commlink::Bags::new(bags.to_vec()).unwrap();
+    let task = tokio::spawn(async move {
+        endpoint::serve(&config, bags, sockets, local, shutdown).await.unwrap();
+    });
+    Machine { recorder, out, ports, trigger, task }
+}
+
+fn peer(name: &str, ports: Ports) -> String {
+    let all: Vec<u16> = ports.iter().collect();
+    format!("[[peers]]\nname = {name:?}\nhost = \"127.0.0.1\"\nports = [{}, {}]\n", all[0], all[all.len() - 1])
+}
+
+#[tokio::test]
+async fn local_daemons_talk_to_those_of_other_machines() {
+    within(async {
+        let (dir, site) = (tempfile::tempdir().unwrap(), site());
+        let database = machine(dir.path(), settings(Role::Database, &site.database, String::new())).await;
+        let extra = format!("relay = \"database\"\n{}", peer("database", database.ports));
+        let web = machine(dir.path(), settings(Role::Web, &site.web, extra)).await;
+        let extra = format!("{}[[peers]]\nname = \"database\"\nvia = \"web\"\n", peer("web", web.ports));
+        let download = machine(dir.path(), settings(Role::Download, &site.download, extra)).await;
+
+        let portald = ipc::Client::new(&web.out);
+        let message = Message::request(login("alice", "x")).unwrap();
+        let id = message.id;
+        let reply = portald.call_message("database", message).await.unwrap();
+        assert_eq!(reply, Reply::Verified { customer: Name::new("alice").unwrap() });
+        let (from, seen) = database.recorder.requests().remove(0);
+        assert_eq!((from.as_str(), seen.id), ("web", id), "the ID is the one of the daemon that asked");
+
+        let stagerd = ipc::Client::new(&download.out);
+        let reply = stagerd.call("database", login_check("alice", "x")).await.unwrap();
+        assert_eq!(reply, Reply::Verified { customer: Name::new("alice").unwrap() });
+        assert_eq!(database.recorder.requests()[1].0, "download");
+        assert!(web.recorder.requests().is_empty(), "what is relayed is not for the web machine's daemon");
+
+        for (request, fault) in
+            [(Request::Status {}, Fault::Denied), (Request::CustomerList { offset: 0 }, Fault::Denied)]
+        {
+            assert!(is_fault(&portald.call("database", request).await.unwrap(), fault));
+        }
+        let relay = Request::Relay { to: Name::new("database").unwrap() };
+        assert!(is_fault(&stagerd.call("web", relay).await.unwrap(), Fault::Denied), "only the client relays");
+        assert!(is_fault(&portald.call("nowhere", Request::Status {}).await.unwrap(), Fault::NotFound));
+
+        for machine in [download, web, database] {
+            machine.trigger.fire();
+            machine.task.await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn operators_reach_the_daemon_with_literals_and_see_the_bags() {
+    within(async {
+        let (dir, site) = (tempfile::tempdir().unwrap(), site());
+        let download = machine(dir.path(), settings(Role::Download, &site.download, String::new())).await;
+        let operator = client(&site.operator, [direct("download", download.ports)]);
+        let put = Message::request(Request::ObjectPut { sha256: None }).unwrap();
+        let size = 20_000_000;
+        let mut body = tokio::io::repeat(3).take(size);
+        let reply = operator.call_with_literal("download", put, size, &mut body).await.unwrap();
+        assert_eq!(reply, Reply::Stored { sha256: [7; 32].into(), size, known: false });
+        assert_eq!(download.recorder.requests()[0].0, "operator:alice");
+        let Reply::StatusReport { checks, .. } = operator.call("download", Request::Status {}).await.unwrap() else {
+            panic!("a report");
+        };
+        let names: Vec<&str> = checks.iter().map(|check| check.name.as_str()).collect();
+        assert_eq!(names, ["bag-alice-download-1", "bag-download-database-1", "bag-web-download-1"]);
+        let fingerprint = site.download[0].fingerprint();
+        assert!(checks[2].detail.as_str().contains(&fingerprint), "{checks:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_down_is_told_to_the_operator() {
+    within(async {
+        let (dir, site) = (tempfile::tempdir().unwrap(), site());
+        let mut down = settings(Role::Database, &site.database, String::new());
+        down.backend = false;
+        let database = machine(dir.path(), down).await;
+        let operator = client(&site.operator, [direct("database", database.ports)]);
+        let Reply::StatusReport { name, checks, .. } = operator.call("database", Request::Status {}).await.unwrap()
+        else {
+            panic!("a report");
+        };
+        assert_eq!(name.as_str(), "database");
+        assert!(!checks[0].healthy && checks[0].name.as_str() == "masterd", "{checks:?}");
+        let reply = operator.call("database", Request::CustomerList { offset: 0 }).await.unwrap();
+        assert!(is_fault(&reply, Fault::Unavailable));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sockets_of_strangers_are_not_used_and_strangers_not_served() {
+    within(async {
+        let (dir, site) = (tempfile::tempdir().unwrap(), site());
+        let mut strange = settings(Role::Database, &site.database, String::new());
+        (strange.uid, strange.allow) = (me() + 1, me() + 1);
+        let database = machine(dir.path(), strange).await;
+        let web = client(&site.web, [direct("database", database.ports)]);
+        let reply = web.call("database", login("alice", "x")).await.unwrap();
+        assert!(is_fault(&reply, Fault::Unavailable), "{reply:?}");
+        assert!(database.recorder.requests().is_empty());
+        let outcome = ipc::Client::new(&database.out).call("web", Request::Status {}).await;
+        assert!(outcome.is_err(), "{outcome:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bags_of_another_machine_stop_the_daemon() {
+    let site = site();
+    for (bags, role, name) in
+        [(&site.database, Role::Web, "web"), (&site.web, Role::Web, "web-2"), (&site.operator, Role::Web, "web")]
+    {
+        assert!(commlink::server::check_bags(&held(bags), role, name).is_err());
+    }
+    assert!(commlink::server::check_bags(&held(&site.web), Role::Web, "web").is_ok());
+}
