@@ -20,8 +20,11 @@ use zeroize::Zeroizing;
 
 use crate::sealed::{MAX_PLAIN, SealedStream, Session};
 
-/// How long a message may take from its first byte to its last, and a literal may stand still.
-pub const STALL: Duration = Duration::from_secs(30);
+/// How long a message may take from its first byte to its last.
+pub const MESSAGE: Duration = Duration::from_secs(20);
+
+/// How long a literal may stand still, either because nothing comes or because a disk does not take it.
+pub const STALL: Duration = Duration::from_secs(60);
 
 /// Why a connection is of no more use. For our own log only.
 #[derive(Debug, Error)]
@@ -106,7 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Ok(self.stream.flush().await?)
         };
-        timeout(STALL, sending).await.map_err(|_| ConnectionError::Late(STALL))?
+        timeout(MESSAGE, sending).await.map_err(|_| ConnectionError::Late(MESSAGE))?
     }
 
     /// Receives a message; `None` if the peer ended the session before it. Waiting for its first byte is not limited.
@@ -117,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.stream.fill_buf().await?.is_empty() {
             return Ok(None);
         }
-        let text = timeout(STALL, self.text()).await.map_err(|_| ConnectionError::Late(STALL))??;
+        let text = timeout(MESSAGE, self.text()).await.map_err(|_| ConnectionError::Late(MESSAGE))??;
         Ok(Some(Message::decode(&text)?))
     }
 

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::Config;
 use crate::policy::{self, Opener};
-use crate::server::{self, Setup};
+use crate::server::{self, DRAIN, Setup};
 use crate::{Bags, Client};
 
 pub use backend::{Backend, BackendError};
@@ -60,7 +60,7 @@ pub async fn serve(
         backend: config.backend()?.into(),
     };
     let setup = Setup { role: config.role, bags, relay: config.relay_target()? };
-    let outbound = Outbound { client, role: config.role };
+    let outbound = Outbound { client, role: config.role, shutdown: shutdown.clone() };
     notify::ready();
     tracing::info!(name = config.name, role = config.role.as_str(), ports = listeners.len(), "commlinkd serves");
     tokio::try_join!(
@@ -130,9 +130,18 @@ impl Service for Inbound {
 struct Outbound {
     client: Client,
     role: Role,
+    shutdown: Shutdown,
 }
 
 impl Outbound {
+    /// Waits until a request has had its time in a shutdown.
+    async fn cut(&self, request: RequestTag) {
+        self.shutdown.wait().await;
+        if !policy::waits(request) {
+            tokio::time::sleep(DRAIN).await;
+        }
+    }
+
     /// Whether the other machine would answer this at all.
     fn allowed(&self, to: &str, request: RequestTag) -> bool {
         let bag = self.client.bags().of_peer(to).and_then(<[_]>::first);
@@ -159,14 +168,19 @@ impl Service for Outbound {
             tracing::warn!(to, %tag, "a local daemon asked for what the link does not allow");
             return request.reply(Reply::refused(Fault::Denied, "not allowed on this link"));
         }
-        let asked = match request.literal {
-            None => self.client.call_message(to, request).await,
-            Some(length) => self.client.call_with_literal(to, request, length, literal).await,
+        let asking = async {
+            match request.literal {
+                None => self.client.call_message(to, request).await,
+                Some(length) => self.client.call_with_literal(to, request, length, literal).await,
+            }
         };
-        let reply = asked.unwrap_or_else(|error| {
-            tracing::warn!(to, %tag, "no answer: {}", daemon::report(&error));
-            Reply::refused(Fault::Unavailable, "no answer")
-        });
+        let reply = tokio::select! {
+            asked = asking => asked.unwrap_or_else(|error| {
+                tracing::warn!(to, %tag, "no answer: {}", daemon::report(&error));
+                Reply::refused(Fault::Unavailable, "no answer")
+            }),
+            () = self.cut(tag) => Reply::refused(Fault::Unavailable, "shutting down"),
+        };
         Message { id, literal: None, body: Body::Reply(reply) }
     }
 }

@@ -102,6 +102,11 @@ pub fn takes_literal(request: RequestTag) -> bool {
     matches!(request, Tag::ObjectPut)
 }
 
+/// Whether this request is answered only once something happens: a shutdown need not wait for that.
+pub fn waits(request: RequestTag) -> bool {
+    matches!(request, Tag::WaitRevocations)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -259,7 +259,12 @@ impl<S: Service> Asking<'_, S> {
         } else {
             let id = message.id;
             let mut body = Stall::new(connection.literal(literal), STALL);
-            let reply = self.shared.service.call(self.from, message, &mut body).await;
+            let cut = message.fault(Fault::Unavailable);
+            let waits = policy::waits(tag);
+            let reply = tokio::select! {
+                reply = self.shared.service.call(self.from, message, &mut body) => reply,
+                () = self.shared.shutdown.wait(), if waits => cut,
+            };
             let unread = body.into_inner().limit() > 0;
             let reply = Message { id, literal: None, ..reply };
             (reply, if unread { Next::Unread } else { Next::Ready })

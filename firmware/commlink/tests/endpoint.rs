@@ -114,10 +114,17 @@ async fn local_daemons_talk_to_those_of_other_machines() {
         assert!(is_fault(&stagerd.call("web", relay).await.unwrap(), Fault::Denied), "only the client relays");
         assert!(is_fault(&portald.call("nowhere", Request::Status {}).await.unwrap(), Fault::NotFound));
 
+        // One that waits for something to happen holds nobody up, on whichever machine.
+        let waiting =
+            tokio::spawn(async move { stagerd.call("database", Request::WaitRevocations { after: 0 }).await });
+        while database.recorder.requests().len() < 3 {
+            tokio::task::yield_now().await;
+        }
         for machine in [download, web, database] {
             machine.trigger.fire();
             machine.task.await.unwrap();
         }
+        assert!(is_fault(&waiting.await.unwrap().unwrap(), Fault::Unavailable));
     })
     .await;
 }

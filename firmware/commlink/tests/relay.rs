@@ -239,6 +239,9 @@ async fn the_double_cannot_alter_a_bit() {
         // ends is waited for until a deadline, and the tests of the server look at those.
         let places = |line: usize, end: usize| (0..line - 1).chain(line..line + 50).chain(line + 52..end);
         let all = places(27, 180).map(|at| (true, at)).chain(places(15, 140).map(|at| (false, at)));
+        let ports = double(&site.web, done, move |stream| relay_with_a_flip(stream, target, true, usize::MAX)).await;
+        let unaltered = download_through(&site, ports).call("database", login_check("alice", "x")).await;
+        assert_eq!(unaltered.unwrap(), verified(), "it can work at all");
         for (up, at) in all.step_by(5) {
             let before = database.recorder.requests().len();
             let ports = double(&site.web, done, move |stream| relay_with_a_flip(stream, target, up, at)).await;

@@ -7,11 +7,12 @@ use std::time::Duration;
 use daemon::ipc::{Frame, IpcError, read_frame, write_frame};
 use thiserror::Error;
 use tobj::{Body, Message, Reply};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::config::BackendConfig;
+use crate::sealed::MAX_PLAIN;
 
 /// How long an answer may take after the end of the request; shorter than what the asking machine waits.
 pub(super) const ANSWER: Duration = Duration::from_secs(150);
@@ -78,10 +79,10 @@ impl Backend {
         write_frame(&mut stream, &Frame { label: from.to_owned(), message }).await?;
         let (mut reader, mut writer) = stream.split();
         let mut answer = std::pin::pin!(read_frame(&mut reader));
-        let mut body = literal.take(length);
+        let mut body = BufReader::with_capacity(MAX_PLAIN, literal.take(length));
         let early = tokio::select! {
             early = &mut answer => Some(early),
-            copied = tokio::io::copy(&mut body, &mut writer) => match copied {
+            copied = tokio::io::copy_buf(&mut body, &mut writer) => match copied {
                 Ok(n) if n < length => return Err(BackendError::Literal(io::ErrorKind::UnexpectedEof.into())),
                 Ok(_) => None,
                 // Either end may have failed: if it was the daemon, its answer tells more.
