@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// No wait in these tests is longer.
@@ -23,6 +24,7 @@ pub(crate) struct Daemon {
     pub(crate) dir: tempfile::TempDir,
     child: Child,
     log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 /// With the defaults and a range of ports of its own.
@@ -60,10 +62,10 @@ pub(crate) fn start_in(dir: tempfile::TempDir, more: &str) -> Daemon {
         .spawn()
         .expect("setpriv and unshare are part of util-linux");
     let log = Arc::new(Mutex::new(String::new()));
-    let addresses = follow(child.stderr.take().unwrap(), log.clone());
+    let (addresses, reader) = follow(child.stderr.take().unwrap(), log.clone());
     let next = || addresses.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("no start: {}", log.lock().unwrap()));
     let (v4, v6) = (next(), next());
-    Daemon { stagerd, v4, v6, dir, child, log }
+    Daemon { stagerd, v4, v6, dir, child, log, reader: Some(reader) }
 }
 
 /// The daemon with the privileges that it has on an appliance.
@@ -74,9 +76,7 @@ fn command(dir: &Path) -> Command {
         command.args(["--user", "--map-root-user"]).arg(built);
         return command;
     }
-    // Where it was built, another user may not be able to go.
-    let program: PathBuf = dir.join("ftpd");
-    std::fs::copy(built, &program).unwrap();
+    let program = copy(built, dir);
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
     for set in ["inh-caps", "ambient-caps", "bounding-set"] {
@@ -86,9 +86,18 @@ fn command(dir: &Path) -> Command {
     command
 }
 
-fn follow(stderr: std::process::ChildStderr, log: Arc<Mutex<String>>) -> Receiver<SocketAddr> {
+/// A copy where every user can run it: where it was built, another user may not be able to go.
+pub(crate) fn copy(built: &Path, dir: &Path) -> PathBuf {
+    let program = dir.join("ftpd");
+    std::fs::copy(built, &program).unwrap();
+    // A process that another test starts at this moment holds the copy open for writing until its exec (ETXTBSY).
+    until("the copy can be run", || Command::new(&program).arg("--version").output().is_ok());
+    program
+}
+
+fn follow(stderr: std::process::ChildStderr, log: Arc<Mutex<String>>) -> (Receiver<SocketAddr>, JoinHandle<()>) {
     let (tell, addresses) = channel();
-    std::thread::spawn(move || {
+    let reader = std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             if line.contains("listening") {
                 let address = line.split("address=").nth(1).expect("an address").trim().parse().expect("an address");
@@ -99,7 +108,7 @@ fn follow(stderr: std::process::ChildStderr, log: Arc<Mutex<String>>) -> Receive
             log.push('\n');
         }
     });
-    addresses
+    (addresses, reader)
 }
 
 /// Waits until this holds. Used where the kernel gives no event.
@@ -146,6 +155,14 @@ impl Daemon {
 
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Stops the daemon; gives all that it has written.
+    pub(crate) fn whole_log(&mut self) -> String {
+        self.signal(Signal::SIGTERM);
+        self.wait();
+        self.reader.take().unwrap().join().unwrap();
+        self.log()
     }
 
     /// Waits until the daemon has ended.
