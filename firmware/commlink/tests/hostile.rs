@@ -5,9 +5,9 @@ mod common;
 
 use std::sync::Arc;
 
-use commlink::connection::Connection;
-use commlink::sealed::{SealedStream, open};
-use commlink::server::{MAX_HALF_OPEN_PER_ADDRESS, MAX_PER_LINK};
+use commlink::connection::{Connection, MESSAGE};
+use commlink::sealed::{HANDSHAKE, SealedStream, open};
+use commlink::server::{IDLE, MAX_HALF_OPEN_PER_ADDRESS, MAX_PER_LINK};
 use commlink_proto::{Encoder, LineBuffer, MAX_DATA, MAX_LINE};
 use common::*;
 use keys::Bag;
@@ -124,4 +124,46 @@ async fn packets_of_another_entry_are_not_understood() {
         assert!(server.recorder.requests().is_empty());
     })
     .await;
+}
+
+/// Timers round up, and the clock ran until it was stopped.
+const SLACK: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// With the clock stopped, waiting moves it to the next deadline: gives how long it took until `stream` ended.
+async fn until_closed(stream: &mut SealedStream<TcpStream>) -> (std::time::Duration, std::io::Result<usize>) {
+    tokio::time::pause();
+    let start = tokio::time::Instant::now();
+    let ended = tokio::time::timeout(IDLE * 2, stream.read(&mut [0; 64])).await.expect("the server closes");
+    let took = start.elapsed();
+    tokio::time::resume();
+    (took, ended)
+}
+
+#[tokio::test]
+async fn silence_and_slowness_have_their_deadlines() {
+    let site = site();
+    let server = start(Role::Database, &site.database, None).await;
+
+    let mut stream = sealed(&server, web_bag(&site)).await;
+    let (took, ended) = until_closed(&mut stream).await;
+    assert!(took <= HANDSHAKE + SLACK && ended.is_err(), "no first request: {took:?} {ended:?}");
+
+    let mut stream = sealed(&server, web_bag(&site)).await;
+    let text = Message::request(login("alice", "x")).unwrap().encode().unwrap();
+    let (mut encoder, mut line) = (Encoder::new(text.as_bytes()), LineBuffer::new());
+    assert!(encoder.next(&stream.session().packet_key(), &[7; 8], &mut line));
+    stream.write_all(&line).await.unwrap();
+    stream.flush().await.unwrap();
+    assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0, "an answer");
+    stream.write_all(b"A").await.unwrap();
+    stream.flush().await.unwrap();
+    // The byte is on its way while the clock stands.
+    let (took, ended) = until_closed(&mut stream).await;
+    assert!(took <= MESSAGE + SLACK && ended.is_err(), "half a line: {took:?} {ended:?}");
+
+    let mut connection = Connection::new(sealed(&server, web_bag(&site)).await);
+    connection.send(&Message::request(login("alice", "x")).unwrap()).await.unwrap();
+    connection.receive().await.unwrap().unwrap();
+    let (took, ended) = until_closed(&mut connection.into_stream()).await;
+    assert!(took <= IDLE + SLACK && matches!(ended, Ok(0)), "an idle session ends as it should: {took:?} {ended:?}");
 }

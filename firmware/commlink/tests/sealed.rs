@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use commlink::Bags;
-use commlink::sealed::{HANDSHAKE, MAX_PLAIN, SealError, SealedStream, accept, open};
+use commlink::sealed::{HANDSHAKE, MAX_PLAIN, MAX_SESSION, SealError, SealedStream, accept, open};
 use common::within;
 use keys::{Bag, LinkKind};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
@@ -247,4 +247,14 @@ async fn a_silent_peer_is_given_up() {
     b.write_all(b"FFS/2 web-database 1\r\n").await.unwrap();
     assert!(matches!(accept(a, PORT, &held).await, Err(SealError::Late)));
     assert!(start.elapsed() < HANDSHAKE * 2 + Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_over_after_an_hour() {
+    let (a, b) = wire();
+    let (client, server) = session(a, b).await;
+    tokio::time::advance(MAX_SESSION - Duration::from_millis(1)).await;
+    assert!(!client.session().is_over() && !server.session().is_over());
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert!(client.session().is_over() && server.session().is_over());
 }
