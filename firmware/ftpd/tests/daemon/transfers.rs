@@ -2,8 +2,10 @@
 
 use crate::client::{Client, connect};
 use crate::daemon::{start, start_with, until};
+use nix::sys::socket::{MsgFlags, send};
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use tobj::{Fault, Request};
 
 const BIG: usize = 24 << 20;
@@ -116,11 +118,13 @@ fn abort() {
     let bytes = daemon.stagerd.put("big", BIG);
     let mut client = Client::logged_in(daemon.v4);
     client.ask("ABOR", 226);
-    // The client reads nothing of its data, and sends Telnet's IP and Synch before the command.
+    // The client reads nothing of its data, and sends Telnet's IP and Synch before the command, as BSD's ftp does.
     let mut data = client.begin("RETR big");
     client.ask("NOOP", 200);
     client.ask("STAT", 213);
-    client.raw(b"\xff\xf4\xff\xf2ABOR\r\n");
+    client.raw(b"\xff\xf4");
+    send(client.socket.as_raw_fd(), b"\xff", MsgFlags::MSG_OOB).unwrap();
+    client.raw(b"\xf2ABOR\r\n");
     client.expect(426);
     client.expect(226);
     let mut got = Vec::new();
@@ -195,7 +199,6 @@ fn a_stranger_gets_nothing_and_takes_nothing() {
 
 fn from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind, connect, socket};
-    use std::os::fd::AsRawFd;
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     bind(socket.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(source, 0))).unwrap();
     connect(socket.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
