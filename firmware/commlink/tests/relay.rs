@@ -235,8 +235,8 @@ async fn the_double_cannot_alter_a_bit() {
         let database = start(Role::Database, &site.database, None).await;
         let target = database.ports;
         // Up: a greeting line of 27 bytes, 50 of handshake, the request. Down: a line of 15 bytes (ephemeral ports have
-        // five digits), 50 of handshake, the answer. Left out are a line's last byte and a record's length: what never
-        // ends is waited for until a deadline, and the tests of the server look at those.
+        // five digits), 50 of handshake, the answer. Left out are a line's last byte and a record's length: a flip there can
+        // make the receiver wait until a deadline. The tests of `sealed` and of its records flip those.
         let places = |line: usize, end: usize| (0..line - 1).chain(line..line + 50).chain(line + 52..end);
         let all = places(27, 180).map(|at| (true, at)).chain(places(15, 140).map(|at| (false, at)));
         let ports = double(&site.web, done, move |stream| relay_with_a_flip(stream, target, true, usize::MAX)).await;
