@@ -1,0 +1,78 @@
+//! The configuration of stagerd.
+
+use serde::Deserialize;
+use std::path::PathBuf;
+use tobj::Name;
+
+/// What stagerd reads at start-up.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The name of this appliance, as grants have it.
+    #[serde(deserialize_with = "name")]
+    pub name: Name,
+    /// Where storeroom, accounts and ledger are: one file system, at present `/srv/ffs`.
+    pub root: PathBuf,
+    /// The socket on which commlinkd brings requests.
+    pub socket: PathBuf,
+    /// The uids that may use it.
+    pub allow_uids: Vec<u32>,
+    /// The socket for the sessions of the ftp daemon.
+    pub sessions: PathBuf,
+    /// The uids that may use it.
+    pub session_uids: Vec<u32>,
+    /// The socket of commlinkd for requests of ours.
+    pub commlink: PathBuf,
+    /// The name of the database appliance.
+    #[serde(default = "database")]
+    pub database: String,
+    /// The database's public key (a file with a PASERK `k4.public.…`).
+    pub grant_key: PathBuf,
+    /// How long resumes are served after a standing lease has expired (seconds).
+    #[serde(default = "hour")]
+    pub standing_grace_seconds: u64,
+    /// How long resumes are served after a one-time lease was covered or has expired (seconds).
+    #[serde(default = "hour")]
+    pub one_time_grace_seconds: u64,
+    /// How long a password that the database has confirmed is remembered (seconds); 0 asks each time.
+    #[serde(default = "minute")]
+    pub credential_cache_seconds: u64,
+    /// How often expired leases are looked for (seconds).
+    #[serde(default = "ten")]
+    pub sweep_seconds: u64,
+    /// Space that objects must leave free for the ledger (bytes).
+    #[serde(default = "floor")]
+    pub min_free_bytes: u64,
+    /// Sessions of the ftp daemon at once.
+    #[serde(default = "many")]
+    pub max_sessions: usize,
+    /// Memory for the pages of the ledger (bytes).
+    #[serde(default = "cache")]
+    pub ledger_cache_bytes: usize,
+}
+
+fn name<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Name, D::Error> {
+    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn database() -> String {
+    "database".into()
+}
+fn hour() -> u64 {
+    3600
+}
+fn minute() -> u64 {
+    60
+}
+fn ten() -> u64 {
+    10
+}
+fn floor() -> u64 {
+    256 << 20
+}
+fn many() -> usize {
+    2000
+}
+fn cache() -> usize {
+    64 << 20
+}

@@ -1,0 +1,504 @@
+//! The one writer: takes what is asked in batches, each with one commit, and does what the tree needs for it.
+//!
+//! # Order of durable steps
+//!
+//! For a batch, whatever it holds:
+//!
+//! 1. one ledger commit: the marks that the last batch left, records that ride along, and what each request of this batch changes
+//!    (a new lease is *pending*, one that goes is *removing*), with their audit records;
+//! 2. the tree: directories and links are made, links removed;
+//! 3. every directory that got or lost an entry is synced;
+//! 4. the answers;
+//! 5. the marks (pending → active, removing → dropped) go with the next commit, which comes after [`RIDE`] if nobody asks for one.
+//!
+//! Killed before 1, nothing has happened. Killed after, start-up finds what is pending or removing and does 2 to 5 again; both
+//! may be done any number of times. A request whose step in the tree fails gets its answer only after the commit that takes it back.
+//!
+//! A ledger or a directory that could not be synced leaves open what is on the disk. The writer then ends, and the daemon with it:
+//! a new start reads what is really there.
+
+use crate::clock::Clock;
+use crate::grants::Grant;
+use crate::killpoint::{Point, hit};
+use crate::ledger::{Ledger, LedgerError, Number, Txn};
+use crate::rows::Event;
+use crate::tree::{Batch, Place, Tree, TreeError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tobj::{Fault, Id, LeaseKind, Reply, Revocation, Sha256};
+use tokio::sync::{Notify, oneshot};
+
+mod leases;
+mod plan;
+mod transfers;
+
+pub use transfers::{Access, Begin};
+pub(crate) use transfers::{COMPLETE, end as transfers_end, may_start};
+
+/// Longest time that a record which nobody waits for rides without a commit.
+pub const RIDE: Duration = Duration::from_millis(200);
+/// Most requests in one batch; more wait for the next. Each may need four open directories.
+pub const MAX_BATCH: usize = 128;
+
+/// Most records in one batch that nobody waits for.
+const MAX_RIDERS: usize = 1024;
+
+/// Why a request was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{fault}: {why}")]
+pub struct Refusal {
+    /// What the peer learns.
+    pub fault: Fault,
+    /// What an operator and the log learn.
+    pub why: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(fault: Fault, why: impl Into<String>) -> Self {
+        Self { fault, why: why.into() }
+    }
+}
+
+/// What a request comes to.
+pub type Answer = Result<Reply, Refusal>;
+
+/// What the writer can be asked.
+#[derive(Debug)]
+pub enum Work {
+    /// Make or renew the lease of a grant whose signature was checked: [`Reply::Staged`].
+    Stage {
+        /// The request's ID.
+        request: Id,
+        /// The grant.
+        grant: Grant,
+    },
+    /// An object has its place in the storeroom: [`Reply::Stored`].
+    Store {
+        /// Its hash.
+        sha256: Sha256,
+        /// Its bytes.
+        size: u64,
+        /// Who brought it.
+        by: String,
+    },
+    /// End a lease now: [`Reply::Done`].
+    Revoke {
+        /// The lease.
+        lease: Id,
+        /// Who wants it.
+        by: String,
+    },
+    /// End the leases of rights that were withdrawn: [`Reply::Done`].
+    Withdraw {
+        /// The rights.
+        items: Vec<Revocation>,
+        /// The last of them.
+        upto: u64,
+    },
+    /// End what has expired, remove what is over: [`Reply::Done`].
+    Sweep,
+    /// Begin a transfer: [`Reply::Transfer`].
+    Begin(Begin),
+    /// A transfer is over: [`Reply::Done`].
+    End {
+        /// Its number.
+        transfer: u64,
+        /// Bytes that were sent.
+        bytes: u64,
+        /// How it ended.
+        outcome: &'static str,
+    },
+    /// A transfer under way has come so far: [`Reply::Done`].
+    Progress {
+        /// Its number.
+        transfer: u64,
+        /// Bytes that were sent.
+        bytes: u64,
+    },
+    /// Something happened that the database is to know: [`Reply::Done`].
+    Note(Event),
+    /// The database has all records up to this one: [`Reply::Done`].
+    Acknowledge {
+        /// The number.
+        upto: u64,
+    },
+}
+
+/// How long leases go on being served for resumes, in seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Grace {
+    /// A standing lease that has expired.
+    pub standing: u64,
+    /// A one-time lease that was covered or has expired.
+    pub one_time: u64,
+}
+
+impl Grace {
+    /// That of this kind of lease.
+    pub fn of(self, kind: LeaseKind) -> u64 {
+        match kind {
+            LeaseKind::Standing => self.standing,
+            LeaseKind::OneTime => self.one_time,
+        }
+    }
+}
+
+/// Why the writer ended.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The ledger.
+    #[error("staging stopped at the ledger")]
+    Ledger(#[from] LedgerError),
+    /// The tree.
+    #[error("staging stopped at the file system")]
+    Tree(#[from] TreeError),
+    /// The thread could not be started, or panicked.
+    #[error("the writer's thread is gone")]
+    Thread,
+}
+
+/// A step in the tree, after the commit.
+#[derive(Debug)]
+enum Step {
+    Link {
+        lease: Id,
+        place: Place,
+        sha256: Sha256,
+        /// The grant that goes back if this fails.
+        grant: (u64, Id),
+    },
+    Unlink {
+        lease: Id,
+        place: Place,
+    },
+}
+
+/// What planning a request came to.
+struct Plan {
+    answer: Answer,
+    steps: Vec<Step>,
+    /// There is more of the same to do.
+    again: bool,
+}
+
+/// What the next commit has to note of a lease.
+#[derive(Debug)]
+enum Mark {
+    Linked,
+    Unlinked,
+    Failed { grants: Vec<(u64, Id)>, why: String },
+}
+
+/// What is true of a lease before the ledger says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Its link is there and durable.
+    Linked,
+    /// Its link is gone for good.
+    Gone,
+}
+
+struct Job {
+    work: Work,
+    answer: Option<oneshot::Sender<Answer>>,
+}
+
+enum Message {
+    Job(Box<Job>),
+    Stop,
+}
+
+/// How others reach the writer.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    queue: Sender<Message>,
+    settled: Arc<Mutex<HashMap<Id, Settled>>>,
+    committed: Arc<Notify>,
+}
+
+impl Handle {
+    /// Asks, and waits until the answer holds.
+    pub async fn ask(&self, work: Work) -> Answer {
+        self.submit(work).await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// The same from a thread without a runtime.
+    pub fn ask_blocking(&self, work: Work) -> Answer {
+        self.submit(work).blocking_recv().unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Has something recorded with the next commit, without waiting for it.
+    pub fn ride(&self, work: Work) {
+        // Without a writer the daemon is about to end; the start after that finds what was durable.
+        let _ = self.queue.send(Message::Job(Box::new(Job { work, answer: None })));
+    }
+
+    /// Waits for a commit after the last one that this told of. For one waiter.
+    pub async fn committed(&self) {
+        self.committed.notified().await;
+    }
+
+    /// Has the writer commit what it has and end.
+    pub fn stop(&self) {
+        let _ = self.queue.send(Message::Stop);
+    }
+
+    /// What is true of a lease beyond what the ledger says. To be asked *before* the ledger is read.
+    pub fn settled(&self, lease: Id) -> Option<Settled> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).get(&lease).copied()
+    }
+
+    fn submit(&self, work: Work) -> oneshot::Receiver<Answer> {
+        let (answer, receiver) = oneshot::channel();
+        let _ = self.queue.send(Message::Job(Box::new(Job { work, answer: Some(answer) })));
+        receiver
+    }
+}
+
+fn gone() -> Refusal {
+    Refusal::new(Fault::Unavailable, "staging has stopped after a failure; the daemon is starting anew")
+}
+
+/// The writer.
+pub struct Engine {
+    ledger: Arc<Ledger>,
+    tree: Arc<Tree>,
+    clock: Clock,
+    grace: Grace,
+    queue: Receiver<Message>,
+    settled: Arc<Mutex<HashMap<Id, Settled>>>,
+    committed: Arc<Notify>,
+    marks: BTreeMap<Id, Mark>,
+    riders: Vec<Work>,
+    /// Answers that hold only after the next commit.
+    held: Vec<(Option<oneshot::Sender<Answer>>, Answer)>,
+    /// Since when something waits for a commit that nobody asked for.
+    waiting: Option<Instant>,
+}
+
+impl Engine {
+    /// Starts the writer on a thread of its own. The receiver gets what it ended with.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn start(
+        ledger: Arc<Ledger>,
+        tree: Arc<Tree>,
+        clock: Clock,
+        grace: Grace,
+    ) -> Result<(Handle, oneshot::Receiver<Result<(), EngineError>>), EngineError> {
+        let (sender, queue) = channel();
+        let settled = Arc::<Mutex<HashMap<Id, Settled>>>::default();
+        let committed = Arc::new(Notify::new());
+        let handle = Handle { queue: sender, settled: settled.clone(), committed: committed.clone() };
+        let mut engine = Self {
+            ledger,
+            tree,
+            clock,
+            grace,
+            queue,
+            settled,
+            committed,
+            marks: BTreeMap::new(),
+            riders: Vec::new(),
+            held: Vec::new(),
+            waiting: None,
+        };
+        let (end, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("writer".into())
+            .spawn(move || {
+                let outcome = engine.run();
+                drop(engine);
+                let _ = end.send(outcome);
+            })
+            .map_err(|_| EngineError::Thread)?;
+        Ok((handle, ended))
+    }
+
+    fn run(&mut self) -> Result<(), EngineError> {
+        loop {
+            let first = match self.waiting {
+                None => self.queue.recv().unwrap_or(Message::Stop),
+                Some(since) => match self.queue.recv_timeout(RIDE.saturating_sub(since.elapsed())) {
+                    Ok(message) => message,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.batch(Vec::new())?;
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => Message::Stop,
+                },
+            };
+            let (mut jobs, mut stop) = (Vec::new(), false);
+            let mut next = Some(first);
+            while let Some(message) = next {
+                match message {
+                    Message::Job(job) if job.answer.is_none() => {
+                        self.riders.push(job.work);
+                        self.waiting.get_or_insert_with(Instant::now);
+                    }
+                    Message::Job(job) => jobs.push(*job),
+                    Message::Stop => stop = true,
+                }
+                let full = jobs.len() >= MAX_BATCH || self.riders.len() >= MAX_RIDERS;
+                next = if stop || full { None } else { self.queue.try_recv().ok() };
+            }
+            if !jobs.is_empty() || self.waiting.is_some_and(|since| since.elapsed() >= RIDE) {
+                self.batch(jobs)?;
+            }
+            if stop {
+                // The first commits what waits; the marks that it may leave go with the second.
+                self.batch(Vec::new())?;
+                return self.batch(Vec::new());
+            }
+        }
+    }
+
+    /// One round of the steps above; then as many as failures and unfinished sweeps ask for.
+    fn batch(&mut self, mut jobs: Vec<Job>) -> Result<(), EngineError> {
+        loop {
+            let again = self.round(jobs)?;
+            jobs = Vec::new();
+            if again {
+                self.riders.push(Work::Sweep);
+            } else if self.held.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn round(&mut self, jobs: Vec<Job>) -> Result<bool, EngineError> {
+        if jobs.is_empty() && self.marks.is_empty() && self.riders.is_empty() {
+            return Ok(false);
+        }
+        hit(Point::BeforeCommit);
+        let (marks, riders) = (std::mem::take(&mut self.marks), std::mem::take(&mut self.riders));
+        self.waiting = None;
+        let (mut work, mut answers) = (Vec::with_capacity(jobs.len()), Vec::with_capacity(jobs.len()));
+        for job in jobs {
+            work.push(job.work);
+            answers.push(job.answer);
+        }
+        let now = self.clock.now();
+        let (rider_steps, plans) = self.ledger.write(|txn| {
+            let mut steps = Vec::new();
+            for (id, mark) in &marks {
+                leases::settle(txn, *id, mark, now, &mut steps)?;
+            }
+            let mut again = false;
+            for rider in riders {
+                let plan = self.plan(txn, rider, now)?;
+                steps.extend(plan.steps);
+                again |= plan.again;
+            }
+            let plans = work.into_iter().map(|work| self.plan(txn, work, now)).collect::<Result<Vec<_>, _>>()?;
+            self.keep_time(txn)?;
+            Ok(((steps, again), plans))
+        })?;
+        hit(Point::AfterCommit);
+        self.committed.notify_one();
+        {
+            let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+            settled.retain(|id, _| !marks.contains_key(id));
+        }
+        for (answer, held) in self.held.drain(..) {
+            send(answer, held);
+        }
+        let (steps, mut again) = rider_steps;
+        let mut batch = Batch::default();
+        for step in steps {
+            // Those that nobody asked for remove; that does not get refused.
+            let _ = self.apply(step, &mut batch)?;
+        }
+        let mut done = Vec::with_capacity(plans.len());
+        for (plan, answer) in plans.into_iter().zip(answers) {
+            again |= plan.again;
+            let mut outcome = plan.answer;
+            let mut failed = false;
+            for step in plan.steps {
+                if let Err(refusal) = self.apply(step, &mut batch)? {
+                    outcome = Err(refusal);
+                    failed = true;
+                }
+            }
+            if failed { self.held.push((answer, outcome)) } else { done.push((answer, outcome)) }
+        }
+        batch.sync()?;
+        hit(Point::BeforeAnswer);
+        self.show_settled();
+        for (answer, outcome) in done {
+            send(answer, outcome);
+        }
+        hit(Point::AfterAnswer);
+        Ok(again)
+    }
+
+    /// Does a step in the tree. The outer error ends the writer, the inner one only this request.
+    fn apply(&mut self, step: Step, batch: &mut Batch) -> Result<Result<(), Refusal>, EngineError> {
+        if batch.is_large() {
+            batch.sync()?;
+        }
+        let (lease, mark, refusal) = match step {
+            Step::Unlink { lease, place } => {
+                self.tree.unlink(&place, batch)?;
+                (lease, Mark::Unlinked, Ok(()))
+            }
+            Step::Link { lease, place, sha256, grant } => match self.tree.link(&place, sha256, false, batch) {
+                Ok(()) => (lease, Mark::Linked, Ok(())),
+                Err(error @ (TreeError::Io { .. } | TreeError::ReadOnly)) => return Err(error.into()),
+                Err(error) => {
+                    let mut grants = vec![grant];
+                    if let Some(Mark::Failed { grants: earlier, .. }) = self.marks.remove(&lease) {
+                        grants.extend(earlier);
+                    }
+                    let refusal = Refusal::new(fault_of(&error), error.to_string());
+                    (lease, Mark::Failed { grants, why: refusal.why.clone() }, Err(refusal))
+                }
+            },
+        };
+        self.marks.insert(lease, mark);
+        self.waiting.get_or_insert_with(Instant::now);
+        Ok(refusal)
+    }
+
+    /// Lets readers see what is true already.
+    fn show_settled(&self) {
+        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, mark) in &self.marks {
+            match mark {
+                Mark::Linked => settled.insert(*id, Settled::Linked),
+                Mark::Unlinked => settled.insert(*id, Settled::Gone),
+                Mark::Failed { .. } => None,
+            };
+        }
+    }
+
+    /// Keeps the highest trusted time, not with every commit.
+    fn keep_time(&self, txn: &mut Txn<'_>) -> Result<(), LedgerError> {
+        const STEP: u64 = 10;
+        let kept = self.clock.kept();
+        if kept > txn.number(Number::Clock)?.saturating_add(STEP) {
+            txn.set_number(Number::Clock, kept)?;
+        }
+        Ok(())
+    }
+}
+
+fn send(to: Option<oneshot::Sender<Answer>>, answer: Answer) {
+    if let Some(to) = to {
+        let _ = to.send(answer); // who asked may be gone; what was done holds all the same
+    }
+}
+
+fn fault_of(error: &TreeError) -> Fault {
+    match error {
+        TreeError::NoObject => Fault::NotFound,
+        TreeError::Occupied => Fault::Invalid,
+        TreeError::TooManyLinks | TreeError::Full | TreeError::ReadOnly | TreeError::Io { .. } => Fault::Unavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! How leases end.
+
+use super::{Grace, Mark, Plan, Step};
+use crate::clock::{Now, PLAUSIBLE};
+use crate::ledger::{LedgerError, Number, Txn};
+use crate::rows::{Event, Lease, State};
+use crate::tree::Place;
+use tobj::{AuditEvent, Fault, Id, Revocation};
+
+/// Most leases and grants that one sweep takes; the next one follows at once.
+pub(super) const SWEEP: usize = 256;
+
+/// Notes what the tree has come to. A lease that was changed again since then is left as it is.
+pub(super) fn settle(
+    txn: &mut Txn<'_>,
+    id: Id,
+    mark: &Mark,
+    now: Now,
+    steps: &mut Vec<Step>,
+) -> Result<(), LedgerError> {
+    let Some(lease) = txn.lease(id)? else { return Ok(()) };
+    match (mark, lease.state) {
+        (Mark::Linked, State::Pending) => txn.put_lease(id, &Lease { state: State::Active, ..lease }),
+        (Mark::Unlinked, State::Removing) => txn.remove_lease(id).map(drop),
+        (Mark::Failed { grants, why }, State::Pending) => {
+            for (use_by, grant) in grants {
+                txn.remove_grant(*use_by, *grant)?;
+            }
+            remove(txn, id, lease, &format!("not staged: {why}"), now, steps)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes a lease away now, with what is left of it in the tree.
+pub(super) fn remove(
+    txn: &mut Txn<'_>,
+    id: Id,
+    lease: Lease,
+    why: &str,
+    now: Now,
+    steps: &mut Vec<Step>,
+) -> Result<(), LedgerError> {
+    // One that is ending was recorded when that began.
+    if matches!(lease.state, State::Pending | State::Active) {
+        txn.log(&Event::new(now.at, AuditEvent::LeaseEnded).about(id, &lease).outcome(why))?;
+    }
+    steps.push(Step::Unlink { lease: id, place: Place::of(id, &lease) });
+    txn.put_lease(id, &Lease { state: State::Removing, secret: None, ..lease })
+}
+
+/// Ends a lease but for resumes.
+pub(super) fn wind_down(
+    txn: &mut Txn<'_>,
+    id: Id,
+    lease: Lease,
+    why: &str,
+    grace: Grace,
+    now: Now,
+) -> Result<(), LedgerError> {
+    txn.log(&Event::new(now.at, AuditEvent::LeaseEnded).about(id, &lease).outcome(why))?;
+    txn.put_lease(id, &Lease { state: State::Ending(now.at.saturating_add(grace.of(lease.kind))), ..lease })
+}
+
+pub(super) fn revoke(txn: &mut Txn<'_>, id: Id, by: &str, now: Now) -> Result<Plan, LedgerError> {
+    match txn.lease(id)? {
+        None | Some(Lease { state: State::Removing, .. }) => {
+            Ok(Plan::refused(Fault::NotFound, "there is no such lease"))
+        }
+        Some(lease) => {
+            let mut plan = Plan::done();
+            remove(txn, id, lease, &format!("revoked by {by}"), now, &mut plan.steps)?;
+            Ok(plan)
+        }
+    }
+}
+
+pub(super) fn withdraw(txn: &mut Txn<'_>, items: &[Revocation], upto: u64, now: Now) -> Result<Plan, LedgerError> {
+    let mut plan = Plan::done();
+    for item in items {
+        let (product, version) = (item.product.as_ref(), item.version.as_ref());
+        let ids = txn.leases_of(item.customer.as_str(), product.map(|p| p.as_str()), version.map(|v| v.as_str()))?;
+        for id in ids {
+            if let Some(lease) = txn.lease(id)?.filter(|lease| lease.state != State::Removing) {
+                remove(txn, id, lease, "withdrawn by the database", now, &mut plan.steps)?;
+            }
+        }
+    }
+    // It may also go back: a database that was restored from a copy counts anew.
+    txn.set_number(Number::Revocation, upto)?;
+    Ok(plan)
+}
+
+/// Looks at the leases that are due. Without a trusted time nothing expires and nothing is deleted.
+pub(super) fn sweep(txn: &mut Txn<'_>, grace: Grace, now: Now) -> Result<Plan, LedgerError> {
+    let mut plan = Plan::done();
+    if !now.trusted {
+        return Ok(plan);
+    }
+    let due = txn.due(now.at, SWEEP)?;
+    plan.again = due.len() == SWEEP;
+    for id in due {
+        let Some(lease) = txn.lease(id)? else { continue };
+        match lease.state {
+            State::Pending => {} // its mark comes first
+            State::Active if grace.of(lease.kind) == 0 => remove(txn, id, lease, "expired", now, &mut plan.steps)?,
+            State::Active => wind_down(txn, id, lease, "expired", grace, now)?,
+            State::Ending(_) | State::Removing => remove(txn, id, lease, "", now, &mut plan.steps)?,
+        }
+    }
+    // A grant that can no longer be used needs no memory; a clock may be behind by as much as is plausible.
+    plan.again |= txn.forget_grants(now.at.saturating_sub(2 * PLAUSIBLE), SWEEP)? == SWEEP;
+    Ok(plan)
+}

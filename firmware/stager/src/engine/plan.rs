@@ -1,0 +1,188 @@
+//! What each request changes in the ledger, and the steps in the tree that follow from it. No I/O but the transaction.
+
+use super::{Engine, Grant, Plan, Refusal, Step, Work};
+use crate::clock::Now;
+use crate::ledger::{LedgerError, Number, Txn};
+use crate::ranges::Ranges;
+use crate::rows::{Event, Lease, Object, State, UsedGrant, user_of};
+use crate::tree::Place;
+use std::time::UNIX_EPOCH;
+use tobj::{AuditEvent, Fault, Id, LeaseKind, Reply, Secret, Sha256, Timestamp};
+
+impl Plan {
+    pub(super) fn done() -> Self {
+        Self::answer(Reply::Done {})
+    }
+
+    pub(super) fn answer(reply: Reply) -> Self {
+        Self { answer: Ok(reply), steps: Vec::new(), again: false }
+    }
+
+    pub(super) fn refused(fault: Fault, why: impl Into<String>) -> Self {
+        Self { answer: Err(Refusal::new(fault, why)), steps: Vec::new(), again: false }
+    }
+}
+
+impl Engine {
+    pub(super) fn plan(&self, txn: &mut Txn<'_>, work: Work, now: Now) -> Result<Plan, LedgerError> {
+        match work {
+            Work::Stage { request, grant } => stage(txn, request, &grant, now),
+            Work::Store { sha256, size, by } => store(txn, sha256, size, &by, now),
+            Work::Revoke { lease, by } => super::leases::revoke(txn, lease, &by, now),
+            Work::Withdraw { items, upto } => super::leases::withdraw(txn, &items, upto, now),
+            Work::Sweep => super::leases::sweep(txn, self.grace, now),
+            Work::Begin(begin) => super::transfers::begin(txn, begin, self.grace, now),
+            Work::End { transfer, bytes, outcome } => {
+                super::transfers::end(txn, transfer, bytes, outcome, self.grace, now)?;
+                Ok(Plan::done())
+            }
+            Work::Progress { transfer, bytes } => {
+                txn.note_transfer(transfer, bytes)?;
+                Ok(Plan::done())
+            }
+            Work::Note(event) => {
+                txn.log(&event)?;
+                Ok(Plan::done())
+            }
+            Work::Acknowledge { upto } => {
+                let last = txn.number(Number::Audit)?;
+                if upto > last {
+                    let why = format!("record {upto} was acknowledged, but the last one is {last}");
+                    return Ok(Plan::refused(Fault::Invalid, why));
+                }
+                txn.acknowledge(upto)?;
+                Ok(Plan::done())
+            }
+        }
+    }
+}
+
+fn store(txn: &mut Txn<'_>, sha256: Sha256, size: u64, by: &str, now: Now) -> Result<Plan, LedgerError> {
+    let known = txn.object(sha256)?.is_some();
+    if !known {
+        txn.put_object(sha256, &Object { size, at: now.at })?;
+        let mut event = Event::new(now.at, AuditEvent::Stored).outcome(format!("by {by}"));
+        event.sha256 = Some(sha256);
+        event.bytes = Some(size);
+        txn.log(&event)?;
+    }
+    Ok(Plan::answer(Reply::Stored { sha256, size, known }))
+}
+
+/// A grant's request: a new lease, a renewed one, or the answer that it got before.
+fn stage(txn: &mut Txn<'_>, request: Id, grant: &Grant, now: Now) -> Result<Plan, LedgerError> {
+    if let Some(used) = txn.grant(grant.use_by, grant.id)? {
+        return repeated(txn, request, grant, &used, now);
+    }
+    match txn.object(grant.sha256)? {
+        None => return refuse(txn, grant, now, Fault::NotFound, "the object is not in this storeroom"),
+        Some(object) if object.size != grant.size => {
+            return refuse(txn, grant, now, Fault::Invalid, "the object has another size than the grant says");
+        }
+        Some(_) => {}
+    }
+    let (id, lease) = match standing(txn, grant)? {
+        Some((_, old)) if old.sha256 != grant.sha256 => {
+            return refuse(txn, grant, now, Fault::Invalid, "another object is staged at this path");
+        }
+        Some((id, old)) => (id, renewed(old, grant)),
+        None => match fresh(grant) {
+            Ok(new) => new,
+            Err(_) => return refuse(txn, grant, now, Fault::Unavailable, "the system has no randomness to give"),
+        },
+    };
+    txn.put_lease(id, &lease)?;
+    txn.put_grant(grant.use_by, grant.id, &UsedGrant { request, lease: id, expires: lease.expires })?;
+    let until = jiff::Timestamp::from_second(i64::try_from(lease.expires).unwrap_or(i64::MAX));
+    let until = until.map_or_else(|_| lease.expires.to_string(), |t| t.to_string());
+    let outcome = format!("{} until {until}", lease.kind.as_str().to_lowercase());
+    txn.log(&Event::new(now.at, AuditEvent::Staged).about(id, &lease).outcome(outcome))?;
+    Ok(staged(id, &lease, lease.expires, grant))
+}
+
+fn standing(txn: &Txn<'_>, grant: &Grant) -> Result<Option<(Id, Lease)>, LedgerError> {
+    match grant.kind {
+        LeaseKind::OneTime => Ok(None),
+        LeaseKind::Standing => {
+            txn.lease_at(&format!("{}/{}/{}/{}", grant.customer, grant.product, grant.version, grant.file))
+        }
+    }
+}
+
+fn renewed(old: Lease, grant: &Grant) -> Lease {
+    // What was revoked begins anew; what has run out goes on. Of two grants the longer one holds, in whatever order they came.
+    let (expires, covered) = match old.state {
+        State::Removing => (grant.lease_expires, Ranges::default()),
+        State::Pending | State::Active | State::Ending(_) => {
+            (old.expires.max(grant.lease_expires), old.covered.clone())
+        }
+    };
+    Lease { state: State::Pending, expires, covered, ..old }
+}
+
+fn fresh(grant: &Grant) -> Result<(Id, Lease), getrandom::Error> {
+    // The time first, so that leases are kept in the order they were made; 80 random bits make it unique.
+    let millis = UNIX_EPOCH.elapsed().map_or(0, |d| d.as_millis());
+    let mut id = [0u8; 16];
+    getrandom::fill(&mut id)?;
+    id[..6].copy_from_slice(&millis.to_be_bytes()[10..]);
+    let secret = match grant.kind {
+        LeaseKind::Standing => None,
+        LeaseKind::OneTime => Some(Secret::random()?),
+    };
+    let lease = Lease {
+        kind: grant.kind,
+        state: State::Pending,
+        customer: grant.customer.clone(),
+        product: grant.product.clone(),
+        version: grant.version.clone(),
+        file: grant.file.clone(),
+        size: grant.size,
+        sha256: grant.sha256,
+        expires: grant.lease_expires,
+        covered: Ranges::default(),
+        secret,
+    };
+    Ok((id.into(), lease))
+}
+
+/// A grant that was used before: its own request gets the first answer, as long as that holds; nobody else gets any.
+fn repeated(txn: &mut Txn<'_>, request: Id, grant: &Grant, used: &UsedGrant, now: Now) -> Result<Plan, LedgerError> {
+    if used.request != request {
+        return refuse(txn, grant, now, Fault::Denied, "the grant was used by another request");
+    }
+    match txn.lease(used.lease)? {
+        Some(lease) if matches!(lease.state, State::Pending | State::Active) => {
+            let mut plan = staged(used.lease, &lease, used.expires, grant);
+            if lease.state == State::Active {
+                plan.steps.clear();
+            }
+            Ok(plan)
+        }
+        _ => Ok(Plan::refused(Fault::Expired, "the lease of this grant is over")),
+    }
+}
+
+fn staged(id: Id, lease: &Lease, expires: u64, grant: &Grant) -> Plan {
+    let user = lease.secret.as_ref().and_then(|_| user_of(id).parse().ok());
+    let reply = Reply::Staged {
+        lease: id,
+        path: lease.visible_path(),
+        size: lease.size,
+        sha256: lease.sha256,
+        expires: Timestamp(expires),
+        user,
+        secret: lease.secret.clone(),
+    };
+    let place = Place::of(id, lease);
+    let link = Step::Link { lease: id, place, sha256: lease.sha256, grant: (grant.use_by, grant.id) };
+    Plan { answer: Ok(reply), steps: vec![link], again: false }
+}
+
+fn refuse(txn: &mut Txn<'_>, grant: &Grant, now: Now, fault: Fault, why: &str) -> Result<Plan, LedgerError> {
+    let mut event = Event::new(now.at, AuditEvent::StageRefused).outcome(why);
+    event.customer = Some(grant.customer.to_string());
+    event.sha256 = Some(grant.sha256);
+    txn.log(&event)?;
+    Ok(Plan::refused(fault, why))
+}

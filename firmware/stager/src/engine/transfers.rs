@@ -1,0 +1,119 @@
+//! Transfers: what they may fetch, and what they leave behind.
+
+use super::{Grace, Plan, leases};
+use crate::clock::Now;
+use crate::ledger::{LedgerError, Txn};
+use crate::rows::{Event, Lease, State, Transfer};
+use tobj::{AuditEvent, Fault, FileName, Id, LeaseKind, Name, Reply};
+
+/// What a login may fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// All that is staged in this customer's account.
+    Account(Name),
+    /// What this one-time lease is for.
+    Ticket(Id),
+}
+
+/// A transfer that is to begin.
+#[derive(Debug, Clone)]
+pub struct Begin {
+    /// What the login may fetch.
+    pub access: Access,
+    /// The path as the customer sees it.
+    pub path: String,
+    /// The first byte to be sent.
+    pub offset: u64,
+    /// Whether it goes under TLS.
+    pub tls: bool,
+    /// The client's address.
+    pub address: String,
+}
+
+pub(super) fn begin(txn: &mut Txn<'_>, begin: Begin, grace: Grace, now: Now) -> Result<Plan, LedgerError> {
+    let Some((id, lease)) = find(txn, &begin.access, &begin.path)? else {
+        return Ok(Plan::refused(Fault::NotFound, "nothing is staged at this path"));
+    };
+    if !may_start(&lease, begin.offset, grace, now) {
+        return Ok(Plan::refused(Fault::Expired, "the lease is over"));
+    }
+    if begin.offset > lease.size {
+        return Ok(Plan::refused(Fault::Invalid, "the transfer would begin beyond the end of the file"));
+    }
+    let transfer = Transfer {
+        lease: id,
+        customer: lease.customer,
+        address: begin.address,
+        sha256: lease.sha256,
+        size: lease.size,
+        offset: begin.offset,
+        at: now.at,
+        tls: begin.tls,
+        bytes: 0,
+    };
+    Ok(Plan::answer(Reply::Transfer { transfer: txn.begin_transfer(&transfer)? }))
+}
+
+/// Whether a lease lets a transfer start now. One that is over but for its grace time serves only those who have a part of it.
+pub(crate) fn may_start(lease: &Lease, offset: u64, grace: Grace, now: Now) -> bool {
+    let resumes = offset > 0 && !lease.covered.is_empty();
+    match lease.state {
+        State::Pending | State::Active => {
+            lease.expires > now.at || (resumes && lease.expires.saturating_add(grace.of(lease.kind)) > now.at)
+        }
+        State::Ending(until) => resumes && until > now.at,
+        State::Removing => false,
+    }
+}
+
+fn find(txn: &Txn<'_>, access: &Access, path: &str) -> Result<Option<(Id, Lease)>, LedgerError> {
+    let Some(below) = path.strip_prefix('/') else { return Ok(None) };
+    match access {
+        Access::Ticket(id) => {
+            Ok(txn.lease(*id)?.filter(|lease| lease.file.as_str() == below).map(|lease| (*id, lease)))
+        }
+        Access::Account(customer) => {
+            let parts: Vec<&str> = below.split('/').collect();
+            let &[product, version, file] = &parts[..] else { return Ok(None) };
+            if Name::new(product).is_err() || Name::new(version).is_err() || FileName::new(file).is_err() {
+                return Ok(None);
+            }
+            txn.lease_at(&format!("{customer}/{below}"))
+        }
+    }
+}
+
+/// Closes a transfer: its record goes into the outbox, what it sent counts for the lease.
+pub(crate) fn end(
+    txn: &mut Txn<'_>,
+    number: u64,
+    bytes: u64,
+    outcome: &str,
+    grace: Grace,
+    now: Now,
+) -> Result<(), LedgerError> {
+    let Some(transfer) = txn.end_transfer(number)? else {
+        tracing::warn!(transfer = number, "a transfer ended that is not known or has ended before");
+        return Ok(());
+    };
+    let bytes = bytes.max(transfer.bytes).min(transfer.size - transfer.offset);
+    let mut event = Event::new(now.at, AuditEvent::Transfer).outcome(outcome);
+    event.customer = Some(transfer.customer.to_string());
+    event.address = Some(transfer.address);
+    event.lease = Some(transfer.lease);
+    event.sha256 = Some(transfer.sha256);
+    event.offset = Some(transfer.offset);
+    event.bytes = Some(bytes);
+    txn.log(&event)?;
+    let Some(mut lease) = txn.lease(transfer.lease)? else { return Ok(()) };
+    lease.covered.add(transfer.offset, transfer.offset + bytes);
+    let all = lease.covered.is_all_of(lease.size) || (lease.size == 0 && outcome == COMPLETE);
+    if lease.kind == LeaseKind::OneTime && all && matches!(lease.state, State::Pending | State::Active) {
+        leases::wind_down(txn, transfer.lease, lease, "fetched in full", grace, now)
+    } else {
+        txn.put_lease(transfer.lease, &lease)
+    }
+}
+
+/// The outcome of a transfer that sent all it was to send.
+pub(crate) const COMPLETE: &str = "complete";

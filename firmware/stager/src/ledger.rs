@@ -1,0 +1,441 @@
+//! The ledger: what is leased, what was used, what the database has still to be told. One redb file beside the tree.
+//!
+//! # Tables
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `meta` | name | number: `schema`, last audit number, last transfer, kept time, last revocation |
+//! | `objects` | SHA-256 | [`Object`] |
+//! | `leases` | id | [`Lease`] |
+//! | `paths` | customer/product/version/file, for a one-time lease also its id | id of the lease |
+//! | `due` | (time, id) | nothing: when the sweep looks at a lease |
+//! | `grants` | (use-by, id) | [`UsedGrant`] |
+//! | `transfers` | number | [`Transfer`] that has not ended |
+//! | `outbox` | audit number | [`Event`] that the database has not acknowledged |
+//!
+//! Every change is one transaction of [`Ledger::write`], durable when it returns; `paths` and `due` follow `leases` by themselves.
+
+use crate::rows::{Event, Lease, Object, Transfer, UsedGrant};
+use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use serde::{Serialize, de::DeserializeOwned};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use tobj::{Id, LeaseKind, Sha256};
+
+mod read;
+pub use read::Reader;
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const OBJECTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("objects");
+const LEASES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("leases");
+const PATHS: TableDefinition<'_, &str, u128> = TableDefinition::new("paths");
+const DUE: TableDefinition<'_, (u64, u128), ()> = TableDefinition::new("due");
+const GRANTS: TableDefinition<'_, (u64, u128), &[u8]> = TableDefinition::new("grants");
+const TRANSFERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("transfers");
+const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
+
+/// The form of the tables that this version knows.
+const SCHEMA: u64 = 1;
+/// The ledger's file, in the root of the tree.
+pub const FILE: &str = "ledger.redb";
+
+/// The numbers that the ledger keeps beside its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Number {
+    /// The form of the tables.
+    Schema,
+    /// The last audit record's number.
+    Audit,
+    /// The last transfer's number.
+    Transfer,
+    /// The highest time that was trusted (seconds since 1970).
+    Clock,
+    /// The last revocation that was carried out.
+    Revocation,
+}
+
+impl Number {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Schema => "schema",
+            Self::Audit => "audit",
+            Self::Transfer => "transfer",
+            Self::Clock => "clock",
+            Self::Revocation => "revocation",
+        }
+    }
+}
+
+/// Why the ledger cannot go on. After any of these, the process has to end and start anew.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// There is none, but there are files that only a ledger explains.
+    #[error(
+        "there is no ledger at {0}, but the storeroom or an account is not empty: put the ledger back; a new one is never made over them"
+    )]
+    Missing(PathBuf),
+    /// It cannot be opened.
+    #[error("the ledger {path} cannot be opened: put a good copy back; a new one is never made in its place")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// It is of another version.
+    #[error("the ledger has schema {0}, this version knows {SCHEMA}")]
+    Schema(u64),
+    /// A new one cannot be made.
+    #[error("a new ledger cannot be made at {path}")]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Reading or writing failed.
+    #[error("the ledger failed")]
+    Redb(#[source] Box<redb::Error>),
+    /// A row is not what was written.
+    #[error("a row of table {table} is damaged")]
+    Row {
+        /// The table.
+        table: &'static str,
+        /// Why it cannot be read.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+macro_rules! from_redb {
+    ($($error:ident),*) => {$(
+        impl From<redb::$error> for LedgerError {
+            fn from(error: redb::$error) -> Self {
+                Self::Redb(Box::new(error.into()))
+            }
+        }
+    )*};
+}
+from_redb!(CommitError, StorageError, TableError, TransactionError);
+
+type Result<T> = std::result::Result<T, LedgerError>;
+
+/// The open ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    db: Database,
+}
+
+impl Ledger {
+    /// Opens the ledger of a tree; makes one where there is none and the tree holds nothing that one would explain.
+    /// `scratch` is a directory on the same file system, for the ledger that is not complete yet.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; what is there is never replaced.
+    pub fn open(root: &Path, scratch: &Path, tree_is_empty: bool, cache: usize) -> Result<Self> {
+        let path = root.join(FILE);
+        let found = path.try_exists().map_err(|source| LedgerError::Create { path: path.clone(), source })?;
+        if !found {
+            if !tree_is_empty {
+                return Err(LedgerError::Missing(path));
+            }
+            Self::make(root, &scratch.join("ledger.new"), &path)?;
+        }
+        let opened = redb::Builder::new().set_cache_size(cache).open(&path);
+        let db = opened.map_err(|e| LedgerError::Open { path, source: Box::new(e.into()) })?;
+        let ledger = Self { db };
+        match ledger.read()?.number(Number::Schema)? {
+            SCHEMA => Ok(ledger),
+            other => Err(LedgerError::Schema(other)),
+        }
+    }
+
+    /// Makes an empty ledger under another name, so that a half-made one is never taken for one.
+    fn make(root: &Path, scratch: &Path, path: &Path) -> Result<()> {
+        let create = |source| LedgerError::Create { path: path.to_owned(), source };
+        match std::fs::remove_file(scratch) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(create(error)),
+            _ => {}
+        }
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(scratch).map_err(create)?;
+        let db = redb::Builder::new().create(scratch);
+        let db = db.map_err(|e| LedgerError::Open { path: scratch.to_owned(), source: Box::new(e.into()) })?;
+        let ledger = Self { db };
+        ledger.write(|txn| txn.set_number(Number::Schema, SCHEMA))?;
+        drop(ledger);
+        crate::killpoint::hit(crate::killpoint::Point::BeforeLedgerName);
+        std::fs::File::open(scratch).and_then(|f| f.sync_all()).map_err(create)?;
+        std::fs::rename(scratch, path).map_err(create)?;
+        std::fs::File::open(root).and_then(|d| d.sync_all()).map_err(create)
+    }
+
+    /// A ledger on another store, for tests of failing disks.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn on_backend(backend: impl redb::StorageBackend) -> Result<Self> {
+        let db = redb::Builder::new().create_with_backend(backend);
+        let db = db.map_err(|e| LedgerError::Open { path: PathBuf::new(), source: Box::new(e.into()) })?;
+        let ledger = Self { db };
+        ledger.write(|txn| txn.set_number(Number::Schema, SCHEMA))?;
+        Ok(ledger)
+    }
+
+    /// Makes one change, all of it or nothing; durable when this returns.
+    ///
+    /// # Errors
+    /// What `change` gives, or [`LedgerError`] when it cannot be committed.
+    pub fn write<T>(&self, change: impl FnOnce(&mut Txn<'_>) -> Result<T>) -> Result<T> {
+        let mut write = self.db.begin_write()?;
+        // The default, but the whole design stands on it.
+        let durable = write.set_durability(redb::Durability::Immediate);
+        debug_assert!(durable.is_ok(), "only savepoints make this fail");
+        let value = {
+            let mut txn = Txn::new(&write)?;
+            let value = change(&mut txn)?;
+            txn.finish()?;
+            value
+        };
+        write.commit()?;
+        Ok(value)
+    }
+
+    /// A look at what was last committed.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self) -> Result<Reader> {
+        Reader::new(&self.db.begin_read()?)
+    }
+}
+
+/// A change under way.
+pub struct Txn<'t> {
+    meta: Table<'t, &'static str, u64>,
+    objects: Table<'t, &'static [u8; 32], &'static [u8]>,
+    leases: Table<'t, u128, &'static [u8]>,
+    paths: Table<'t, &'static str, u128>,
+    due: Table<'t, (u64, u128), ()>,
+    grants: Table<'t, (u64, u128), &'static [u8]>,
+    transfers: Table<'t, u64, &'static [u8]>,
+    outbox: Table<'t, u64, &'static [u8]>,
+    /// The last audit number, once it was asked for; written at the end.
+    audit: Option<u64>,
+}
+
+impl<'t> Txn<'t> {
+    fn new(write: &'t redb::WriteTransaction) -> Result<Self> {
+        Ok(Self {
+            meta: write.open_table(META)?,
+            objects: write.open_table(OBJECTS)?,
+            leases: write.open_table(LEASES)?,
+            paths: write.open_table(PATHS)?,
+            due: write.open_table(DUE)?,
+            grants: write.open_table(GRANTS)?,
+            transfers: write.open_table(TRANSFERS)?,
+            outbox: write.open_table(OUTBOX)?,
+            audit: None,
+        })
+    }
+
+    fn finish(mut self) -> Result<()> {
+        if let Some(last) = self.audit.take() {
+            self.set_number(Number::Audit, last)?;
+        }
+        Ok(())
+    }
+
+    /// One of the numbers; 0 where it was never set.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read; so with all that follow.
+    pub fn number(&self, which: Number) -> Result<u64> {
+        Ok(self.meta.get(which.key())?.map_or(0, |n| n.value()))
+    }
+
+    /// Sets one of the numbers.
+    pub fn set_number(&mut self, which: Number, value: u64) -> Result<()> {
+        self.meta.insert(which.key(), value)?;
+        Ok(())
+    }
+
+    /// An object.
+    pub fn object(&self, sha256: Sha256) -> Result<Option<Object>> {
+        self.objects.get(sha256.as_bytes())?.map(|row| parse("objects", row.value())).transpose()
+    }
+
+    /// Adds an object.
+    pub fn put_object(&mut self, sha256: Sha256, object: &Object) -> Result<()> {
+        self.objects.insert(sha256.as_bytes(), &*render("objects", object)?)?;
+        Ok(())
+    }
+
+    /// A lease.
+    pub fn lease(&self, id: Id) -> Result<Option<Lease>> {
+        self.leases.get(key(id))?.map(|row| parse("leases", row.value())).transpose()
+    }
+
+    /// The standing lease at this path.
+    pub fn lease_at(&self, path: &str) -> Result<Option<(Id, Lease)>> {
+        let Some(id) = self.paths.get(path)?.map(|id| unkey(id.value())) else { return Ok(None) };
+        Ok(self.lease(id)?.map(|lease| (id, lease)))
+    }
+
+    /// Adds or changes a lease.
+    pub fn put_lease(&mut self, id: Id, lease: &Lease) -> Result<()> {
+        let row = render("leases", lease)?;
+        let old: Option<Lease> =
+            self.leases.insert(key(id), &*row)?.map(|row| parse("leases", row.value())).transpose()?;
+        match &old {
+            Some(old) if old.due() == lease.due() => {}
+            Some(old) => {
+                self.due.remove((old.due(), key(id)))?;
+                self.due.insert((lease.due(), key(id)), ())?;
+            }
+            None => {
+                self.due.insert((lease.due(), key(id)), ())?;
+                self.paths.insert(&*path_key(id, lease), key(id))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops a lease.
+    pub fn remove_lease(&mut self, id: Id) -> Result<Option<Lease>> {
+        let old: Option<Lease> = self.leases.remove(key(id))?.map(|row| parse("leases", row.value())).transpose()?;
+        if let Some(old) = &old {
+            self.due.remove((old.due(), key(id)))?;
+            self.paths.remove(&*path_key(id, old))?;
+        }
+        Ok(old)
+    }
+
+    /// The leases that the sweep has to look at by this time, at most `limit`.
+    pub fn due(&self, now: u64, limit: usize) -> Result<Vec<Id>> {
+        let range = self.due.range(..=(now, u128::MAX))?;
+        range.take(limit).map(|entry| Ok(unkey(entry?.0.value().1))).collect()
+    }
+
+    /// The leases of a customer whose product and version, where given, are these.
+    pub fn leases_of(&self, customer: &str, product: Option<&str>, version: Option<&str>) -> Result<Vec<Id>> {
+        let mut prefix = format!("{customer}/");
+        for part in product.into_iter().chain(version.filter(|_| product.is_some())) {
+            prefix.push_str(part);
+            prefix.push('/');
+        }
+        let mut found = Vec::new();
+        for entry in self.paths.range(&*prefix..)? {
+            let (path, id) = entry?;
+            if !path.value().starts_with(&prefix) {
+                break;
+            }
+            found.push(unkey(id.value()));
+        }
+        Ok(found)
+    }
+
+    /// A used grant.
+    pub fn grant(&self, use_by: u64, id: Id) -> Result<Option<UsedGrant>> {
+        self.grants.get((use_by, key(id)))?.map(|row| parse("grants", row.value())).transpose()
+    }
+
+    /// Marks a grant as used.
+    pub fn put_grant(&mut self, use_by: u64, id: Id, used: &UsedGrant) -> Result<()> {
+        self.grants.insert((use_by, key(id)), &*render("grants", used)?)?;
+        Ok(())
+    }
+
+    /// Makes a grant one that was not used.
+    pub fn remove_grant(&mut self, use_by: u64, id: Id) -> Result<()> {
+        self.grants.remove((use_by, key(id)))?;
+        Ok(())
+    }
+
+    /// Forgets grants that could be used until before this time, at most `limit` of them; says how many.
+    pub fn forget_grants(&mut self, before: u64, limit: usize) -> Result<usize> {
+        let old: std::result::Result<Vec<_>, redb::StorageError> =
+            self.grants.range(..(before, 0))?.take(limit).map(|entry| Ok(entry?.0.value())).collect();
+        let old = old?;
+        for grant in &old {
+            self.grants.remove(*grant)?;
+        }
+        Ok(old.len())
+    }
+
+    /// Records a transfer that begins; its number is a new one.
+    pub fn begin_transfer(&mut self, transfer: &Transfer) -> Result<u64> {
+        let number = self.number(Number::Transfer)? + 1;
+        self.set_number(Number::Transfer, number)?;
+        self.transfers.insert(number, &*render("transfers", transfer)?)?;
+        Ok(number)
+    }
+
+    /// Notes how far a transfer is; nothing when it has ended.
+    pub fn note_transfer(&mut self, number: u64, bytes: u64) -> Result<()> {
+        let row = self.transfers.get(number)?.map(|row| parse::<Transfer>("transfers", row.value())).transpose()?;
+        if let Some(mut transfer) = row {
+            transfer.bytes = transfer.bytes.max(bytes);
+            self.transfers.insert(number, &*render("transfers", &transfer)?)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a transfer that ends.
+    pub fn end_transfer(&mut self, number: u64) -> Result<Option<Transfer>> {
+        self.transfers.remove(number)?.map(|row| parse("transfers", row.value())).transpose()
+    }
+
+    /// The transfers that have not ended.
+    pub fn open_transfers(&self) -> Result<Vec<u64>> {
+        self.transfers.iter()?.map(|entry| Ok(entry?.0.value())).collect()
+    }
+
+    /// Puts an event into the outbox, with the next number.
+    pub fn log(&mut self, event: &Event) -> Result<u64> {
+        let last = match self.audit {
+            Some(last) => last,
+            None => self.number(Number::Audit)?,
+        };
+        let seq = last + 1;
+        self.outbox.insert(seq, &*render("outbox", event)?)?;
+        self.audit = Some(seq);
+        Ok(seq)
+    }
+
+    /// Drops what the database has acknowledged.
+    pub fn acknowledge(&mut self, upto: u64) -> Result<()> {
+        self.outbox.retain_in(..=upto, |_, _| false)?;
+        Ok(())
+    }
+}
+
+/// The path of a lease as a key. That of a one-time lease has the lease as one more part, so that it is not that of a standing one.
+fn path_key(id: Id, lease: &Lease) -> String {
+    let path = format!("{}/{}/{}/{}", lease.customer, lease.product, lease.version, lease.file);
+    match lease.kind {
+        LeaseKind::Standing => path,
+        LeaseKind::OneTime => format!("{path}/{id}"),
+    }
+}
+
+fn key(id: Id) -> u128 {
+    u128::from_be_bytes(*id.as_bytes())
+}
+
+fn unkey(key: u128) -> Id {
+    Id::from(key.to_be_bytes())
+}
+
+fn parse<T: DeserializeOwned>(table: &'static str, row: &[u8]) -> Result<T> {
+    serde_json::from_slice(row).map_err(|source| LedgerError::Row { table, source })
+}
+
+fn render<T: Serialize>(table: &'static str, row: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(row).map_err(|source| LedgerError::Row { table, source })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! Who may come in by ftp: the user of a one-time lease with its secret, or a customer with his password.
+//!
+//! A customer's password is checked by the database (S8). What it said yes to is remembered for a short time, in memory only and
+//! only as a hash under a key of this process: nothing here can be asked later what a password was.
+
+use crate::clock::Clock;
+use crate::database::{ANSWER, Database};
+use crate::engine::{Access, Grace, Handle, Settled, Work, may_start};
+use crate::ledger::{Ledger, LedgerError};
+use crate::rows::{Event, lease_of};
+use crate::throttle::Throttle;
+use crate::tree::{Tree, TreeError};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tobj::{AuditEvent, Fault, Id, LeaseKind, Name, Reply, Request, Secret, Text};
+use zeroize::Zeroizing;
+
+/// Most passwords that are remembered.
+pub const REMEMBERED: usize = 10_000;
+/// Most bytes of a user name that was refused that go on record.
+const RECORDED: usize = 128;
+
+/// Remembers for a short time whose password was right.
+#[derive(Debug)]
+pub struct Cache {
+    key: Zeroizing<[u8; 32]>,
+    time: Duration,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// How often the cache was emptied: what the database said before that is not taken in after it.
+    epoch: u64,
+    known: HashMap<[u8; 32], (Name, Instant)>,
+}
+
+impl Cache {
+    /// An empty cache that remembers for this time.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn new(time: Duration) -> Result<Self, getrandom::Error> {
+        let mut key = Zeroizing::new([0; 32]);
+        getrandom::fill(&mut *key)?;
+        Ok(Self { key, time, entries: Mutex::default() })
+    }
+
+    fn hash(&self, user: &str, password: &Secret) -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        hasher.update(self.key.as_slice());
+        hasher.update((user.len() as u64).to_be_bytes());
+        hasher.update(user);
+        hasher.update(password.expose());
+        hasher.finalize().into()
+    }
+
+    /// Whose password this is, if that is known; otherwise the epoch for [`Cache::remember`].
+    fn recall(&self, hash: &[u8; 32], now: Instant) -> Result<Name, u64> {
+        let entries = self.lock();
+        match entries.known.get(hash) {
+            Some((name, until)) if *until > now => Ok(name.clone()),
+            _ => Err(entries.epoch),
+        }
+    }
+
+    fn remember(&self, hash: [u8; 32], name: Name, epoch: u64, now: Instant) {
+        let mut entries = self.lock();
+        if self.time.is_zero() || entries.epoch != epoch {
+            return;
+        }
+        if entries.known.len() >= REMEMBERED {
+            entries.known.retain(|_, (_, until)| *until > now);
+        }
+        if entries.known.len() < REMEMBERED {
+            entries.known.insert(hash, (name, now + self.time));
+        }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        let mut entries = self.lock();
+        entries.epoch += 1;
+        entries.known.clear();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A yes.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Whose account it is.
+    pub customer: Name,
+    /// What it may fetch.
+    pub access: Access,
+    /// The directory that becomes the session's root.
+    pub directory: OwnedFd,
+}
+
+impl Admitted {
+    /// Whether it is for one lease only.
+    pub fn kind(&self) -> LeaseKind {
+        match self.access {
+            Access::Account(_) => LeaseKind::Standing,
+            Access::Ticket(_) => LeaseKind::OneTime,
+        }
+    }
+}
+
+/// Why a login is refused, for the log and the audit trail.
+#[derive(Debug, thiserror::Error)]
+enum No {
+    #[error("wrong user or password")]
+    Wrong,
+    #[error("the lease is over")]
+    Over,
+    #[error("too many failed attempts")]
+    TooMany,
+    #[error("the database asks to try later")]
+    Busy,
+    #[error("the database cannot be asked")]
+    Unreachable,
+    #[error("the ledger failed")]
+    Ledger(#[from] LedgerError),
+    #[error("the account's directory failed")]
+    Tree(#[from] TreeError),
+}
+
+impl No {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Wrong => Fault::Denied,
+            Self::Over => Fault::Expired,
+            Self::TooMany | Self::Busy => Fault::Busy,
+            Self::Unreachable | Self::Ledger(_) | Self::Tree(_) => Fault::Unavailable,
+        }
+    }
+}
+
+/// Decides logins.
+#[derive(Debug)]
+pub struct Door {
+    /// Where leases are looked up.
+    pub ledger: Arc<Ledger>,
+    /// Where directories come from.
+    pub tree: Arc<Tree>,
+    /// The time.
+    pub clock: Clock,
+    /// Where decisions are recorded.
+    pub engine: Handle,
+    /// Who knows passwords.
+    pub database: Arc<Database>,
+    /// Which passwords are remembered.
+    pub cache: Arc<Cache>,
+    /// How long leases serve resumes.
+    pub grace: Grace,
+    /// Slows guessing.
+    pub throttle: Throttle,
+}
+
+impl Door {
+    /// Decides one login, after the wait that earlier failures cost.
+    ///
+    /// # Errors
+    /// The fault that the session gets.
+    pub async fn login(&self, address: IpAddr, user: &str, password: &Secret, tls: bool) -> Result<Admitted, Fault> {
+        let verdict = match self.throttle.attempt(address, user, Instant::now()) {
+            None => Err(No::TooMany),
+            Some(attempt) => {
+                tokio::time::sleep(attempt.wait).await;
+                let verdict = self.decide(address, user, password).await;
+                match &verdict {
+                    Err(No::Wrong) => self.throttle.failed(&attempt, Instant::now()),
+                    verdict => self.throttle.not_counted(&attempt, verdict.is_ok()),
+                }
+                verdict
+            }
+        };
+        self.record(address, user, tls, &verdict);
+        verdict.map_err(|no| no.fault())
+    }
+
+    fn record(&self, address: IpAddr, user: &str, tls: bool, verdict: &Result<Admitted, No>) {
+        let at = self.clock.now().at;
+        let event = match verdict {
+            Ok(admitted) => {
+                let mut event = Event::new(at, AuditEvent::Login).outcome(if tls { "ftps" } else { "ftp" });
+                event.customer = Some(admitted.customer.to_string());
+                if let Access::Ticket(lease) = admitted.access {
+                    event.lease = Some(lease);
+                }
+                event
+            }
+            Err(no) => {
+                let why = daemon::report(no);
+                tracing::info!(%address, user = %cut(user), why, "a login was refused");
+                let mut event = Event::new(at, AuditEvent::LoginRefused).outcome(no.to_string());
+                event.customer = Some(cut(user).to_owned());
+                event.lease = lease_of(user);
+                event
+            }
+        };
+        self.engine.ride(Work::Note(Event { address: Some(address.to_string()), ..event }));
+    }
+
+    async fn decide(&self, address: IpAddr, user: &str, password: &Secret) -> Result<Admitted, No> {
+        match lease_of(user) {
+            Some(lease) => self.by_lease(lease, password),
+            None => self.by_password(address, user, password).await,
+        }
+    }
+
+    fn by_lease(&self, id: Id, password: &Secret) -> Result<Admitted, No> {
+        let gone = self.engine.settled(id) == Some(Settled::Gone);
+        let lease = self.ledger.read()?.lease(id)?.filter(|_| !gone).ok_or(No::Wrong)?;
+        // Secrets are compared in constant time. One that is erased fits nothing.
+        if lease.secret.as_ref() != Some(password) {
+            return Err(No::Wrong);
+        }
+        let now = self.clock.now();
+        if ![0, 1].iter().any(|offset| may_start(&lease, *offset, self.grace, now)) {
+            return Err(No::Over);
+        }
+        let directory = self.tree.ticket(id)?.ok_or(No::Over)?;
+        Ok(Admitted { customer: lease.customer, access: Access::Ticket(id), directory })
+    }
+
+    async fn by_password(&self, address: IpAddr, user: &str, password: &Secret) -> Result<Admitted, No> {
+        if Name::new(user).is_err() {
+            return Err(No::Wrong);
+        }
+        let hash = self.cache.hash(user, password);
+        let customer = match self.cache.recall(&hash, Instant::now()) {
+            Ok(customer) => customer,
+            Err(epoch) => {
+                let customer = self.ask(address, user, password).await?;
+                self.cache.remember(hash, customer.clone(), epoch, Instant::now());
+                customer
+            }
+        };
+        let directory = self.tree.account(&customer)?;
+        Ok(Admitted { access: Access::Account(customer.clone()), customer, directory })
+    }
+
+    async fn ask(&self, address: IpAddr, user: &str, password: &Secret) -> Result<Name, No> {
+        let request = Request::LoginCheck {
+            customer: Text::lossy(user),
+            password: password.clone(),
+            address: Text::lossy(&address.to_string()),
+        };
+        match self.database.ask(request, ANSWER).await {
+            Ok(Reply::Verified { customer }) => Ok(customer),
+            Ok(Reply::Fault { fault: Fault::Denied, .. }) => Err(No::Wrong),
+            Ok(Reply::Fault { fault: Fault::Busy, .. }) => Err(No::Busy),
+            Ok(_) | Err(_) => Err(No::Unreachable),
+        }
+    }
+}
+
+fn cut(user: &str) -> &str {
+    let end = (0..=user.len().min(RECORDED)).rev().find(|end| user.is_char_boundary(*end)).unwrap_or(0);
+    &user[..end]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+use super::*;
+use crate::engine::Work;
+use crate::testkit::{CONTENT, Kit, NOW, content};
+use tobj::LeaseKind::{OneTime, Standing};
+
+/// Changes a lease behind the writer's back, as a kill between two steps would leave it.
+fn set(kit: &Kit, id: Id, state: State) {
+    let lease = kit.lease(id).unwrap();
+    kit.ledger.write(|txn| txn.put_lease(id, &Lease { state, ..lease })).unwrap();
+}
+
+#[test]
+fn nothing_to_do() {
+    let mut kit = Kit::new();
+    kit.staged(1, Standing);
+    kit.staged(2, OneTime);
+    kit.stop();
+    let (_kit, report) = kit.again();
+    assert_eq!(report, Report { leases: 2, ..Report::default() });
+}
+
+#[test]
+fn what_was_begun_is_finished() {
+    let mut kit = Kit::new();
+    let ids = [kit.staged(1, Standing), kit.staged(2, OneTime), kit.staged(3, OneTime), kit.staged(4, OneTime)];
+    kit.stop();
+    // Pending with and without its link; going with and without its link.
+    set(&kit, ids[0], State::Pending);
+    std::fs::remove_dir_all(kit.path("accounts/alice")).unwrap();
+    set(&kit, ids[1], State::Pending);
+    set(&kit, ids[2], State::Removing);
+    set(&kit, ids[3], State::Removing);
+    std::fs::remove_dir_all(kit.path(&format!("tickets/{}", ids[3]))).unwrap();
+    let (mut kit, report) = kit.again();
+    assert_eq!(report, Report { leases: 4, finished: 2, removed: 2, ..Report::default() });
+    assert!(kit.linked(ids[0], Standing) && kit.linked(ids[1], OneTime) && !kit.linked(ids[2], OneTime));
+    assert_eq!(kit.lease(ids[0]).unwrap().state, State::Active);
+    assert_eq!(kit.ledger.read().unwrap().counts().unwrap().0, 2);
+    kit.stop();
+    let (_kit, report) = kit.again();
+    assert_eq!(report, Report { leases: 2, ..Report::default() }, "once is enough");
+}
+
+#[test]
+fn links_and_leases_are_made_to_agree() {
+    let mut kit = Kit::new();
+    let (one, other) = (kit.staged(1, Standing), kit.staged(2, OneTime));
+    kit.stop();
+    std::fs::remove_file(kit.path("accounts/alice/maps/1.0/grüße 1.iso")).unwrap();
+    let foreign = kit.path(&format!("tickets/{other}/grüße 1.iso"));
+    std::fs::remove_file(&foreign).unwrap();
+    std::fs::write(&foreign, "not the object").unwrap();
+    std::fs::write(kit.path("accounts/alice/maps/1.0/stray"), "").unwrap();
+    std::fs::create_dir_all(kit.path("accounts/bob/x/1")).unwrap();
+    std::fs::write(kit.path("accounts/bob/x/1/f"), "").unwrap();
+    std::fs::create_dir(kit.path("tickets/nobody")).unwrap();
+    std::fs::write(kit.path("tickets/nobody/f"), "").unwrap();
+    std::os::unix::fs::symlink("/etc", kit.path("accounts/alice/etc")).unwrap();
+    let (kit, report) = kit.again();
+    assert_eq!(report, Report { leases: 2, relinked: 2, strays: 4, ..Report::default() });
+    assert!(kit.linked(one, Standing));
+    assert_eq!(std::fs::read(foreign).unwrap(), CONTENT);
+    assert_eq!(kit.tree.object(content()).unwrap().unwrap().links, 3);
+    assert!(!kit.path("accounts/alice/maps/1.0/stray").exists() && !kit.path("accounts/alice/etc").exists());
+}
+
+#[test]
+fn incoming_is_emptied_and_finished_objects_are_taken_in() {
+    let mut kit = Kit::new();
+    kit.stop();
+    std::fs::write(kit.path("incoming/0123"), "half an obj").unwrap();
+    let shelf = kit.path("storeroom/ab");
+    std::fs::create_dir_all(&shelf).unwrap();
+    std::fs::write(shelf.join("ab".repeat(32)), "12345").unwrap();
+    std::fs::write(shelf.join("README"), "not an object").unwrap();
+    let (kit, report) = kit.again();
+    assert_eq!(report, Report { incoming: 1, adopted: 1, ..Report::default() });
+    let object = kit.ledger.read().unwrap().object([0xab; 32].into()).unwrap();
+    assert_eq!(object.map(|object| object.size), Some(5));
+    assert_eq!(kit.outcomes(AuditEvent::Stored), ["found at start-up"]);
+}
+
+#[test]
+fn a_lost_object_is_reported_and_its_leases_stay() {
+    let mut kit = Kit::new();
+    let (linked, unlinked) = (kit.staged(1, Standing), kit.staged(2, OneTime));
+    let pending = kit.staged(3, OneTime);
+    kit.stop();
+    kit.lose_object();
+    std::fs::remove_file(kit.path(&format!("tickets/{unlinked}/grüße 1.iso"))).unwrap();
+    std::fs::remove_file(kit.path(&format!("tickets/{pending}/grüße 1.iso"))).unwrap();
+    set(&kit, pending, State::Pending);
+    let (kit, report) = kit.again();
+    let expected = Report { leases: 3, missing: vec![content()], broken: 1, given_up: 1, ..Report::default() };
+    assert_eq!(report, expected);
+    assert!(kit.lease(linked).is_some() && kit.lease(unlinked).is_some() && kit.lease(pending).is_none());
+    assert_eq!(kit.outcomes(AuditEvent::LeaseEnded), ["not staged: the object is not in the storeroom"]);
+}
+
+#[test]
+fn transfers_that_were_cut_are_closed() {
+    use crate::engine::{Access, Begin};
+    let mut kit = Kit::new();
+    let lease = kit.staged(1, OneTime);
+    let begin = |offset| {
+        let (path, address) = ("/grüße 1.iso".to_owned(), "192.0.2.1".to_owned());
+        Work::Begin(Begin { access: Access::Ticket(lease), path, offset, tls: false, address })
+    };
+    kit.ask(begin(0)).unwrap();
+    let Ok(tobj::Reply::Transfer { transfer }) = kit.ask(begin(3)) else { panic!() };
+    kit.ask(Work::Progress { transfer, bytes: 4 }).unwrap();
+    kit.ask(Work::Progress { transfer, bytes: 2 }).unwrap();
+    kit.stop();
+    let (kit, report) = kit.again();
+    assert_eq!((report.interrupted, report.leases), (2, 1));
+    let records: Vec<_> = kit.ledger.read().unwrap().outbox().unwrap().map(|e| e.unwrap().1).collect();
+    let records: Vec<_> = records.into_iter().filter(|e| e.event == AuditEvent::Transfer).collect();
+    assert!(records.iter().all(|e| e.outcome.as_deref() == Some("interrupted") && e.at >= NOW));
+    assert_eq!(
+        records.iter().map(|e| (e.offset, e.bytes)).collect::<Vec<_>>(),
+        [(Some(0), Some(0)), (Some(3), Some(4))]
+    );
+    assert_eq!(kit.lease(lease).unwrap().covered.bytes(), 4);
+}
+
+#[test]
+fn a_tree_without_its_ledger_is_not_touched() {
+    let mut kit = Kit::new();
+    kit.staged(1, Standing);
+    kit.stop();
+    let ledger = kit.path(crate::ledger::FILE);
+    std::fs::rename(&ledger, kit.path("ledger.aside")).unwrap();
+    let opened = Ledger::open(kit.dir.path(), &kit.tree.incoming_path(), kit.tree.is_empty().unwrap(), 1 << 20);
+    assert!(matches!(opened, Err(LedgerError::Missing(_))));
+    assert!(!ledger.exists());
+    assert!(kit.path("accounts/alice/maps/1.0/grüße 1.iso").exists());
+}

@@ -1,0 +1,302 @@
+//! The socket for the ftp daemon's sessions: one connection each, one question at a time.
+//!
+//! A session says where its client is, then asks for logins until one is granted, then may fetch what that login may. It gets
+//! descriptors, so each connection is served by a thread that may block; it holds some kilobytes.
+
+use crate::engine::{Access, Begin, COMPLETE, Work};
+use crate::logins::Door;
+use crate::reconcile::INTERRUPTED;
+use daemon::fds::{recv_frame, send_frame};
+use daemon::ipc::{Frame, IpcError, Peers, passing};
+use daemon::{Shutdown, report};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Shutdown as How};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tobj::{Body, Fault, Message, Reply, Request, Text};
+use tokio::net::UnixListener;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+/// Stack of a session's thread in bytes; pages that are never touched cost nothing.
+const STACK: usize = 512 << 10;
+/// Size of the file that counts a transfer's bytes: the count is its first eight.
+const COUNTER: u64 = 4096;
+/// How long sessions get to close their books at the end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What sessions share.
+#[derive(Debug)]
+pub struct Sessions {
+    door: Door,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    /// To end them from outside.
+    streams: HashMap<u64, UnixStream>,
+    /// Transfers under way: their counters, and what was read last.
+    transfers: HashMap<u64, (Arc<File>, u64)>,
+}
+
+impl Sessions {
+    /// Sessions that come in through this door.
+    pub fn new(door: Door) -> Self {
+        Self { door, open: Mutex::default() }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.open().streams.len()
+    }
+
+    /// Has the counts of transfers under way put into the ledger with its next commit.
+    pub fn note_progress(&self) {
+        for (transfer, (counter, last)) in &mut self.open().transfers {
+            let bytes = count(counter);
+            if bytes > *last {
+                *last = bytes;
+                self.door.engine.ride(Work::Progress { transfer: *transfer, bytes });
+            }
+        }
+    }
+
+    /// Serves until the shutdown, then ends the sessions.
+    ///
+    /// # Errors
+    /// When the listener fails for good.
+    pub async fn serve(
+        self: &Arc<Self>,
+        listener: UnixListener,
+        allowed: Peers,
+        most: usize,
+        shutdown: Shutdown,
+    ) -> io::Result<()> {
+        let limit = Arc::new(Semaphore::new(most));
+        loop {
+            let stream = tokio::select! {
+                () = shutdown.wait() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) if passing(&error) => {
+                        tracing::warn!(%error, "a session's connection could not be accepted");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            match stream.peer_cred() {
+                Ok(peer) if allowed.allows(peer.uid()) => {}
+                peer => {
+                    tracing::warn!(?peer, "a local process that is not the ftp daemon was turned away");
+                    continue;
+                }
+            }
+            let Ok(permit) = limit.clone().try_acquire_owned() else {
+                tracing::warn!(most, "there are too many sessions; one was turned away");
+                continue;
+            };
+            if let Err(error) = self.spawn(stream, permit) {
+                tracing::error!(%error, "a session could not be served");
+            }
+        }
+        for stream in self.open().streams.values() {
+            let _ = stream.shutdown(How::Both); // one that has just ended says so itself
+        }
+        let all = u32::try_from(most).unwrap_or(u32::MAX);
+        if tokio::time::timeout(FAREWELL, limit.acquire_many(all)).await.is_err() {
+            tracing::warn!("some sessions did not end; their transfers are closed at the next start");
+        }
+        Ok(())
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        stream: tokio::net::UnixStream,
+        permit: tokio::sync::OwnedSemaphorePermit,
+    ) -> io::Result<()> {
+        let stream = stream.into_std()?;
+        stream.set_nonblocking(false)?;
+        let number = {
+            let mut open = self.open();
+            open.next += 1;
+            let number = open.next;
+            open.streams.insert(number, stream.try_clone()?);
+            number
+        };
+        let (all, runtime) = (self.clone(), Handle::current());
+        let thread = std::thread::Builder::new().name("session".into()).stack_size(STACK).spawn(move || {
+            let _permit = permit;
+            let mut session = Session { all: &all, runtime, address: None, login: None, transfer: None };
+            if let Err(error) = session.run(&stream) {
+                tracing::warn!("a session's connection failed: {}", report(&error));
+            }
+            session.close();
+            all.open().streams.remove(&number);
+        });
+        if thread.is_err() {
+            self.open().streams.remove(&number);
+        }
+        thread.map(drop)
+    }
+}
+
+struct Login {
+    access: Access,
+    counter: Arc<File>,
+}
+
+struct Session<'a> {
+    all: &'a Sessions,
+    runtime: Handle,
+    address: Option<IpAddr>,
+    login: Option<Login>,
+    transfer: Option<u64>,
+}
+
+impl Session<'_> {
+    fn run(&mut self, stream: &UnixStream) -> Result<(), IpcError> {
+        while let Some((frame, _)) = recv_frame(stream)? {
+            let Message { body: Body::Request(request), literal: None, .. } = &frame.message else {
+                return Err(IpcError::Mismatch);
+            };
+            let (reply, admitted) = match request {
+                Request::FtpLogin { user, password, tls } => self.log_in(user.as_str(), password, *tls),
+                request => (self.answer(request), None),
+            };
+            let message = frame.message.reply(reply.opaque());
+            let fds = match (&admitted, &self.login) {
+                (Some(directory), Some(login)) => vec![directory.as_fd(), login.counter.as_fd()],
+                _ => Vec::<BorrowedFd<'_>>::new(),
+            };
+            send_frame(stream, &Frame { label: String::new(), message }, &fds)?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, request: &Request) -> Reply {
+        match request {
+            Request::FtpSession { address } => self.introduce(address),
+            Request::TransferBegin { path, offset, tls } => self.begin(path.as_str(), *offset, *tls),
+            Request::TransferEnd { transfer, bytes, outcome } => self.end(*transfer, *bytes, outcome.as_str()),
+            _ => fault(Fault::Invalid),
+        }
+    }
+
+    fn introduce(&mut self, address: &Text) -> Reply {
+        match (self.address, address.as_str().parse()) {
+            (None, Ok(address)) => {
+                self.address = Some(address);
+                Reply::Done {}
+            }
+            _ => fault(Fault::Invalid),
+        }
+    }
+
+    fn log_in(&mut self, user: &str, password: &tobj::Secret, tls: bool) -> (Reply, Option<std::os::fd::OwnedFd>) {
+        // After one yes this socket decides no further login.
+        let (Some(address), None) = (self.address, &self.login) else { return (fault(Fault::Invalid), None) };
+        let admitted = match self.runtime.block_on(self.all.door.login(address, user, password, tls)) {
+            Ok(admitted) => admitted,
+            Err(code) => return (fault(code), None),
+        };
+        let counter = match counter() {
+            Ok(counter) => Arc::new(counter),
+            Err(error) => {
+                tracing::error!(%error, "no memory for a session's counter");
+                return (fault(Fault::Unavailable), None);
+            }
+        };
+        let reply = Reply::FtpAdmitted { customer: admitted.customer.clone(), kind: admitted.kind() };
+        self.login = Some(Login { access: admitted.access, counter });
+        (reply, Some(admitted.directory))
+    }
+
+    fn begin(&mut self, path: &str, offset: u64, tls: bool) -> Reply {
+        let (Some(login), Some(address), None) = (&self.login, self.address, self.transfer) else {
+            return fault(Fault::Invalid);
+        };
+        if let Err(error) = login.counter.write_all_at(&0u64.to_le_bytes(), 0) {
+            tracing::error!(%error, "a session's counter cannot be written");
+            return fault(Fault::Unavailable);
+        }
+        let (access, path) = (login.access.clone(), path.to_owned());
+        let begin = Begin { access, path, offset, tls, address: address.to_string() };
+        match self.all.door.engine.ask_blocking(Work::Begin(begin)) {
+            Ok(reply) => {
+                if let Reply::Transfer { transfer } = reply {
+                    self.transfer = Some(transfer);
+                    self.all.open().transfers.insert(transfer, (login.counter.clone(), 0));
+                }
+                reply
+            }
+            Err(refusal) => {
+                tracing::info!(%address, %refusal, "a transfer was refused");
+                fault(refusal.fault)
+            }
+        }
+    }
+
+    fn end(&mut self, transfer: u64, bytes: u64, outcome: &str) -> Reply {
+        if self.transfer != Some(transfer) {
+            return fault(Fault::Invalid);
+        }
+        let outcome = match outcome {
+            COMPLETE => COMPLETE,
+            "aborted" => "aborted",
+            "failed" => "failed",
+            _ => return fault(Fault::Invalid),
+        };
+        self.finish(bytes, outcome);
+        Reply::Done {}
+    }
+
+    /// The record of the transfer under way goes with the next commit; until then it stands in the ledger as begun.
+    fn finish(&mut self, bytes: u64, outcome: &'static str) {
+        if let Some(transfer) = self.transfer.take() {
+            self.all.open().transfers.remove(&transfer);
+            self.all.door.engine.ride(Work::End { transfer, bytes, outcome });
+        }
+    }
+
+    fn close(&mut self) {
+        let bytes = self.login.as_ref().map_or(0, |login| count(&login.counter));
+        self.finish(bytes, INTERRUPTED);
+    }
+}
+
+fn fault(fault: Fault) -> Reply {
+    Reply::Fault { fault, text: Text::default() }
+}
+
+/// Memory that the session writes and we read; neither can change its size.
+fn counter() -> io::Result<File> {
+    let fd = memfd_create("transfer", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let file = File::from(fd);
+    file.set_len(COUNTER)?;
+    let seals = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file)
+}
+
+fn count(counter: &File) -> u64 {
+    let mut bytes = [0; 8];
+    match counter.read_exact_at(&mut bytes, 0) {
+        Ok(()) => u64::from_le_bytes(bytes),
+        Err(_) => 0,
+    }
+}

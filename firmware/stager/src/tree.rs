@@ -1,0 +1,601 @@
+//! The tree of files: storeroom, accounts, tickets, incoming. Everything is done relative to open directories and without following
+//! symbolic links.
+//!
+//! Every operation may be repeated: a link that is there already, a name that is gone already are fine. Nothing here is durable
+//! before the [`Batch`] is synced.
+
+use crate::killpoint::{Point, hit};
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, fsync, linkat, unlinkat};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use tobj::{FileName, Id, LeaseKind, Name, Sha256};
+
+use crate::rows::Lease;
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const PRIVATE: Mode = Mode::S_IRWXU;
+/// Mode of what customers see: 0755. Who has no descriptor from us does not get that far.
+const PUBLIC: Mode = Mode::S_IRWXU.union(Mode::S_IRGRP).union(Mode::S_IXGRP).union(Mode::S_IROTH).union(Mode::S_IXOTH);
+/// Mode of an object: 0444.
+const OBJECT: Mode = Mode::S_IRUSR.union(Mode::S_IRGRP).union(Mode::S_IROTH);
+
+/// Why the tree could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    /// The object of a link is not in the storeroom.
+    #[error("the object is not in the storeroom")]
+    NoObject,
+    /// The object has as many names as the file system allows.
+    #[error("the object has as many links as this file system allows")]
+    TooManyLinks,
+    /// No space, or no quota.
+    #[error("the file system is full")]
+    Full,
+    /// Something else has the name.
+    #[error("something else is at this path")]
+    Occupied,
+    /// The file system does not let itself be written.
+    #[error("the file system is read-only")]
+    ReadOnly,
+    /// Anything else.
+    #[error("cannot {doing} {path}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Errno,
+    },
+}
+
+impl TreeError {
+    fn new(doing: &'static str, path: impl Into<PathBuf>, source: Errno) -> Self {
+        match source {
+            Errno::EMLINK => Self::TooManyLinks,
+            Errno::ENOSPC | Errno::EDQUOT => Self::Full,
+            Errno::EROFS => Self::ReadOnly,
+            source => Self::Io { doing, path: path.into(), source },
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, TreeError>;
+
+/// Where the link of a lease is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In the account of a customer.
+    Account {
+        /// Whose.
+        customer: Name,
+        /// The product.
+        product: Name,
+        /// Its version.
+        version: Name,
+        /// The file.
+        file: FileName,
+    },
+    /// In the directory of a one-time lease.
+    Ticket {
+        /// The lease.
+        lease: Id,
+        /// The file.
+        file: FileName,
+    },
+}
+
+impl Place {
+    /// Where the link of this lease belongs.
+    pub fn of(id: Id, lease: &Lease) -> Self {
+        match lease.kind {
+            LeaseKind::Standing => Self::Account {
+                customer: lease.customer.clone(),
+                product: lease.product.clone(),
+                version: lease.version.clone(),
+                file: lease.file.clone(),
+            },
+            LeaseKind::OneTime => Self::Ticket { lease: id, file: lease.file.clone() },
+        }
+    }
+
+    /// The directories from the root to the file, and the file.
+    fn parts(&self) -> (Vec<String>, &str) {
+        match self {
+            Self::Account { customer, product, version, file } => {
+                (vec![ACCOUNTS.into(), customer.to_string(), product.to_string(), version.to_string()], file.as_str())
+            }
+            Self::Ticket { lease, file } => (vec![TICKETS.into(), lease.to_string()], file.as_str()),
+        }
+    }
+
+    /// How many of the directories go with the last file in them: a customer's own stays.
+    fn prunable(&self) -> usize {
+        match self {
+            Self::Account { .. } => 2,
+            Self::Ticket { .. } => 1,
+        }
+    }
+}
+
+const STOREROOM: &str = "storeroom";
+const ACCOUNTS: &str = "accounts";
+const TICKETS: &str = "tickets";
+const INCOMING: &str = "incoming";
+
+/// The open tree.
+#[derive(Debug)]
+pub struct Tree {
+    path: PathBuf,
+    root: OwnedFd,
+    storeroom: OwnedFd,
+    accounts: OwnedFd,
+    tickets: OwnedFd,
+    incoming: OwnedFd,
+}
+
+/// What the file system says of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Inode number.
+    pub inode: u64,
+    /// Names of the inode.
+    pub links: u64,
+    /// Device number.
+    pub device: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Whether it is a regular file.
+    pub regular: bool,
+}
+
+impl Stat {
+    fn new(stat: &FileStat) -> Self {
+        let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+        Self {
+            inode: stat.st_ino,
+            links: stat.st_nlink,
+            device: stat.st_dev,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            regular: kind == SFlag::S_IFREG,
+        }
+    }
+}
+
+impl Tree {
+    /// Opens a tree, after making the directories that are not there yet.
+    ///
+    /// # Errors
+    /// When a directory cannot be made or opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let root = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(|e| TreeError::new("open", path, e))?;
+        let private = |name: &str| {
+            let (dir, _) = enter(root.as_fd(), name, Some(PRIVATE)).map_err(|e| TreeError::new("open", name, e))?;
+            // What is beneath is open to others; this is what keeps them out.
+            fchmod(&dir, PRIVATE).map_err(|e| TreeError::new("protect", name, e))?;
+            Ok(dir)
+        };
+        let storeroom = private(STOREROOM)?;
+        let (accounts, tickets, incoming) = (private(ACCOUNTS)?, private(TICKETS)?, private(INCOMING)?);
+        fsync(&root).map_err(|e| TreeError::new("sync", path, e))?;
+        Ok(Self { path: path.to_owned(), root, storeroom, accounts, tickets, incoming })
+    }
+
+    /// Whether it holds no object and no link.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn is_empty(&self) -> Result<bool> {
+        for (dir, name) in [(&self.storeroom, STOREROOM), (&self.accounts, ACCOUNTS), (&self.tickets, TICKETS)] {
+            if !list(dir.as_fd(), ".").map_err(|e| TreeError::new("read", name, e))?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The root's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of the directory for what is not complete yet.
+    pub fn incoming_path(&self) -> PathBuf {
+        self.path.join(INCOMING)
+    }
+
+    /// The path of an object below the storeroom.
+    fn object_path(sha256: Sha256) -> String {
+        let name = sha256.to_string();
+        format!("{}/{name}", &name[..2])
+    }
+
+    /// Makes the link of a lease.
+    ///
+    /// `thorough` has all directories on the way synced, not only those that got an entry now: after a start, what is there may
+    /// have been made by a process that was killed before it could sync.
+    ///
+    /// # Errors
+    /// [`TreeError`]; directories that were made stay.
+    pub fn link(&self, place: &Place, sha256: Sha256, thorough: bool, batch: &mut Batch) -> Result<()> {
+        let (dirs, file) = place.parts();
+        let mut path = String::new();
+        let mut dir = dup(&self.root, "")?;
+        for name in &dirs {
+            let parent = path.clone();
+            path = join(&path, name);
+            let (next, made) = match batch.open.get(&path) {
+                Some(open) => (dup(open, &path)?, false),
+                None => enter(dir.as_fd(), name, Some(PUBLIC)).map_err(|e| TreeError::new("make", &path, e))?,
+            };
+            batch.open.entry(parent.clone()).or_insert(dir);
+            dir = next;
+            if made || thorough {
+                batch.dirty.insert(parent);
+            }
+        }
+        hit(Point::BetweenMkdirAndLink);
+        let source = Self::object_path(sha256);
+        match linkat(&self.storeroom, &*source, &dir, file, AtFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::ENOENT) => return Err(TreeError::NoObject),
+            Err(Errno::EEXIST) => {
+                let there = stat(dir.as_fd(), file).map_err(|e| TreeError::new("look at", &path, e))?;
+                let object = self.object(sha256)?.ok_or(TreeError::NoObject)?;
+                if (there.inode, there.device) != (object.inode, object.device) {
+                    return Err(TreeError::Occupied);
+                }
+            }
+            Err(error) => return Err(TreeError::new("link into", &path, error)),
+        }
+        hit(Point::AfterLink);
+        batch.dirty.insert(path.clone());
+        batch.open.entry(path).or_insert(dir);
+        Ok(())
+    }
+
+    /// Removes the link of a lease, and the directories that are empty without it.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn unlink(&self, place: &Place, batch: &mut Batch) -> Result<()> {
+        let (dirs, file) = place.parts();
+        // The directories that are there, from the root down: path and descriptor.
+        let mut chain: Vec<(String, OwnedFd)> = vec![(String::new(), dup(&self.root, "")?)];
+        for name in &dirs {
+            let Some((parent, dir)) = chain.last() else { break };
+            let path = join(parent, name);
+            match enter(dir.as_fd(), name, None) {
+                Ok((next, _)) => chain.push((path, next)),
+                Err(Errno::ENOENT) => break,
+                Err(error) => return Err(TreeError::new("open", path, error)),
+            }
+        }
+        if chain.len() == dirs.len() + 1
+            && let Some((path, dir)) = chain.last()
+        {
+            match unlinkat(dir, file, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(error) => return Err(TreeError::new("remove from", path, error)),
+            }
+            hit(Point::AfterUnlink);
+            for name in dirs.iter().rev().take(place.prunable()) {
+                let Some((path, dir)) = chain.pop() else { break };
+                let Some((_, parent)) = chain.last() else { break };
+                match unlinkat(parent, name.as_str(), UnlinkatFlags::RemoveDir) {
+                    Ok(()) | Err(Errno::ENOENT) => batch.forget(&path),
+                    Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
+                        chain.push((path, dir));
+                        break;
+                    }
+                    Err(error) => return Err(TreeError::new("remove", path, error)),
+                }
+            }
+        }
+        // Where nothing was there, an earlier try may have removed it without syncing.
+        if let Some((path, dir)) = chain.pop() {
+            batch.dirty.insert(path.clone());
+            batch.open.entry(path).or_insert(dir);
+        }
+        Ok(())
+    }
+
+    /// The directory that a session gets: a customer's account, made if it is not there.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn account(&self, customer: &Name) -> Result<OwnedFd> {
+        let open = enter(self.accounts.as_fd(), customer.as_str(), Some(PUBLIC));
+        Ok(open.map_err(|e| TreeError::new("make", customer.as_str(), e))?.0)
+    }
+
+    /// The directory that a session gets: that of a one-time lease, if it is there.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn ticket(&self, lease: Id) -> Result<Option<OwnedFd>> {
+        match enter(self.tickets.as_fd(), &lease.to_string(), None) {
+            Ok((dir, _)) => Ok(Some(dir)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(TreeError::new("open", lease.to_string(), error)),
+        }
+    }
+
+    /// What is at a lease's place, if anything.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn look(&self, place: &Place) -> Result<Option<Stat>> {
+        let (dirs, file) = place.parts();
+        let path = format!("{}/{file}", dirs.join("/"));
+        found(stat(self.root.as_fd(), &path), &path)
+    }
+
+    /// What the storeroom has of an object, if anything.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn object(&self, sha256: Sha256) -> Result<Option<Stat>> {
+        let path = Self::object_path(sha256);
+        found(stat(self.storeroom.as_fd(), &path), &path)
+    }
+
+    /// Bytes that a service without privileges may still use, and all there are.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn space(&self) -> Result<(u64, u64)> {
+        let stat = nix::sys::statvfs::fstatvfs(&self.root).map_err(|e| TreeError::new("measure", &self.path, e))?;
+        let unit = stat.fragment_size();
+        Ok((stat.blocks_available().saturating_mul(unit), stat.blocks().saturating_mul(unit)))
+    }
+
+    /// The type of the file system; its magic number in hex where it is not one of the usual.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn file_system(&self) -> Result<String> {
+        use nix::sys::statfs::{self, fstatfs};
+        let kind = fstatfs(&self.root).map_err(|e| TreeError::new("measure", &self.path, e))?.filesystem_type();
+        Ok(match kind {
+            statfs::XFS_SUPER_MAGIC => "xfs".into(),
+            statfs::EXT4_SUPER_MAGIC => "ext4".into(),
+            statfs::TMPFS_MAGIC => "tmpfs".into(),
+            statfs::BTRFS_SUPER_MAGIC => "btrfs".into(),
+            statfs::OVERLAYFS_SUPER_MAGIC => "overlayfs".into(),
+            statfs::FsType(number) => format!("{number:#x}"),
+        })
+    }
+
+    /// A new file for what comes in.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn incoming(&self, name: Id) -> Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&self.incoming, name.to_string().as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        Ok(file.map_err(|e| TreeError::new("create", name.to_string(), e))?.into())
+    }
+
+    /// Drops what did not come in whole.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn drop_incoming(&self, name: &str) -> Result<()> {
+        match unlinkat(&self.incoming, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(TreeError::new("remove", name, error)),
+        }
+    }
+
+    /// Gives a file that came in its mode and its name in the storeroom; durable when this returns, if the file's bytes were
+    /// synced before. One that is there already stays: links share its inode.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn keep(&self, name: Id, file: &File, sha256: Sha256) -> Result<()> {
+        let label = name.to_string();
+        let fail = |doing| move |e| TreeError::new(doing, sha256.to_string(), e);
+        fchmod(file, OBJECT).map_err(fail("protect"))?;
+        fsync(file).map_err(fail("sync"))?;
+        hit(Point::AfterIncoming);
+        let path = Self::object_path(sha256);
+        let (dir, made) = enter(self.storeroom.as_fd(), &path[..2], Some(PRIVATE)).map_err(fail("make"))?;
+        match renameat2(&self.incoming, label.as_str(), &dir, &path[3..], RenameFlags::RENAME_NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) => self.drop_incoming(&label)?,
+            Err(error) => return Err(fail("rename")(error)),
+        }
+        hit(Point::AfterRename);
+        fsync(&dir).map_err(fail("sync"))?;
+        if made {
+            fsync(&self.storeroom).map_err(fail("sync"))?;
+        }
+        fsync(&self.incoming).map_err(fail("sync"))
+    }
+
+    /// What incoming holds.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn list_incoming(&self) -> Result<Vec<String>> {
+        list(self.incoming.as_fd(), ".").map_err(|e| TreeError::new("read", INCOMING, e))
+    }
+
+    /// Everything in the storeroom: the path below it, and the object that the name stands for, if it does.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn list_storeroom(&self) -> Result<Vec<(String, Option<Sha256>)>> {
+        let mut found = Vec::new();
+        let read = |path: &str| list(self.storeroom.as_fd(), path).map_err(|e| TreeError::new("read", path, e));
+        for shelf in read(".")? {
+            for name in read(&shelf)? {
+                let sha256 = name.parse().ok().filter(|_| name.starts_with(&shelf) && shelf.len() == 2);
+                found.push((join(&shelf, &name), sha256));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Syncs every directory of the storeroom: after a start, one may hold a name that was not synced.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn sync_storeroom(&self, shelf: &str) -> Result<()> {
+        let (dir, _) = enter(self.storeroom.as_fd(), shelf, None).map_err(|e| TreeError::new("open", shelf, e))?;
+        fsync(&dir).and_then(|()| fsync(&self.storeroom)).map_err(|e| TreeError::new("sync", shelf, e))
+    }
+
+    /// Visits every name that customers could see: its directories below the root and its own name. Names that are not directories
+    /// where directories belong are visited too.
+    ///
+    /// # Errors
+    /// [`TreeError`], also from `visit`.
+    pub fn walk(&self, visit: &mut dyn FnMut(&str, &str) -> Result<()>) -> Result<()> {
+        self.walk_below(ACCOUNTS, 3, visit)?;
+        self.walk_below(TICKETS, 1, visit)
+    }
+
+    fn walk_below(&self, path: &str, depth: usize, visit: &mut dyn FnMut(&str, &str) -> Result<()>) -> Result<()> {
+        let names = list(self.root.as_fd(), path).map_err(|e| TreeError::new("read", path, e))?;
+        for name in names {
+            let below = join(path, &name);
+            let is_dir = matches!(fstatat(&self.root, below.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW),
+                Ok(stat) if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR);
+            if is_dir && depth > 0 {
+                self.walk_below(&below, depth - 1, visit)?;
+            } else {
+                visit(path, &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a name that no lease explains.
+    ///
+    /// # Errors
+    /// [`TreeError`]; a directory is not removed unless it is empty.
+    pub fn remove_stray(&self, dir: &str, name: &str, batch: &mut Batch) -> Result<()> {
+        let path = join(dir, name);
+        match unlinkat(&self.root, path.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Err(Errno::EISDIR | Errno::EPERM) => match unlinkat(&self.root, path.as_str(), UnlinkatFlags::RemoveDir) {
+                Ok(()) => batch.forget(&path),
+                Err(error) => return Err(TreeError::new("remove", path, error)),
+            },
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(error) => return Err(TreeError::new("remove", path, error)),
+        }
+        let open = openat(&self.root, dir, DIRECTORY, Mode::empty()).map_err(|e| TreeError::new("open", dir, e))?;
+        batch.dirty.insert(dir.to_owned());
+        batch.open.entry(dir.to_owned()).or_insert(open);
+        Ok(())
+    }
+}
+
+/// The directories that changes left to be synced.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Directories that are open, by path below the root.
+    open: BTreeMap<String, OwnedFd>,
+    /// Those with an entry that came or went.
+    dirty: BTreeSet<String>,
+}
+
+impl Batch {
+    /// Most directories that are kept open before [`Batch::is_large`] advises to sync.
+    const LARGE: usize = 512;
+
+    /// Whether it should be synced before more is added.
+    pub fn is_large(&self) -> bool {
+        self.open.len() >= Self::LARGE
+    }
+
+    /// Makes everything durable that was done with this batch. After a failure nothing is known of it.
+    ///
+    /// # Errors
+    /// When a directory cannot be synced.
+    pub fn sync(&mut self) -> Result<()> {
+        // The deepest first: on a journalled file system it takes the others along, and they have little left to do.
+        for path in std::mem::take(&mut self.dirty).iter().rev() {
+            if let Some(dir) = self.open.get(path) {
+                fsync(dir).map_err(|e| TreeError::new("sync", path, e))?;
+            }
+        }
+        self.open.clear();
+        Ok(())
+    }
+
+    fn forget(&mut self, path: &str) {
+        self.open.remove(path);
+        self.dirty.remove(path);
+    }
+}
+
+/// Opens a directory, made first if it is not there and a mode says so; whether it was made.
+fn enter(parent: BorrowedFd<'_>, name: &str, make: Option<Mode>) -> nix::Result<(OwnedFd, bool)> {
+    match openat(parent, name, DIRECTORY, Mode::empty()) {
+        Err(Errno::ENOENT) => {}
+        other => return other.map(|dir| (dir, false)),
+    }
+    let Some(mode) = make else { return Err(Errno::ENOENT) };
+    let made = match mkdirat(parent, name, mode) {
+        Ok(()) => true,
+        Err(Errno::EEXIST) => false,
+        Err(error) => return Err(error),
+    };
+    let dir = openat(parent, name, DIRECTORY, Mode::empty())?;
+    if made && fstat(&dir)?.st_mode & 0o777 != mode.bits() {
+        fchmod(&dir, mode)?; // a umask took something away
+    }
+    Ok((dir, made))
+}
+
+fn dup(dir: &OwnedFd, path: &str) -> Result<OwnedFd> {
+    dir.try_clone().map_err(|e| TreeError::new("open", path, errno(&e)))
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
+}
+
+fn stat(dir: BorrowedFd<'_>, path: &str) -> nix::Result<Stat> {
+    fstatat(dir, path, AtFlags::AT_SYMLINK_NOFOLLOW).map(|stat| Stat::new(&stat))
+}
+
+fn found(stat: nix::Result<Stat>, path: &str) -> Result<Option<Stat>> {
+    match stat {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        Err(error) => Err(TreeError::new("look at", path, error)),
+    }
+}
+
+/// The names in a directory, sorted.
+fn list(dir: BorrowedFd<'_>, path: &str) -> nix::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in Dir::openat(dir, path, DIRECTORY, Mode::empty())?.iter() {
+        // A name that is not UTF-8 is not ours; it shows up as one that no lease explains.
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") }
+}
+
+#[cfg(test)]
+mod tests;
