@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::test::Scope;
-use crate::{Usage, bench, demo, test, up};
+use crate::{Usage, bench, demo, interrupt, test, up};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,6 +68,10 @@ pub fn main() -> ExitCode {
     if !test::in_tree() {
         eprintln!("cargo xtask: run it within the work tree");
         return ExitCode::from(2);
+    }
+    if let Err(error) = interrupt::install() {
+        eprintln!("cargo xtask: {error:#}");
+        return ExitCode::FAILURE;
     }
     let outcome = match args.task {
         Task::Demo { local: _, object, keep } => demo::demo(object, keep),

@@ -2,11 +2,9 @@
 
 use crate::customer::{self, Customer, Ftp, sha256};
 use crate::local::{Local, Setup, directory};
-use crate::{Usage, host, up, workdir};
+use crate::{Usage, host, interrupt, workdir};
 use anyhow::{Context, Result, bail};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::fs;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,14 +12,6 @@ use std::time::{Duration, Instant};
 const LEAST: u64 = 10_000_001;
 /// Largest file that the demo takes by itself.
 const MOST: u64 = 400 << 20;
-
-/// Whether somebody asked this process to end (SIGINT, SIGTERM or SIGHUP, blocked before), waiting for it as long as this.
-pub(crate) fn interrupted(wait: Duration) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let Ok(signals) = SignalFd::with_flags(&up::ending(), SfdFlags::SFD_CLOEXEC) else { return false };
-    let mut ready = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    poll(&mut ready, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)).is_ok_and(|n| n > 0)
-}
 
 /// The steps so far, each with its time.
 struct Steps(Vec<(&'static str, Duration)>);
@@ -33,9 +23,7 @@ impl Steps {
         let took = begin.elapsed();
         println!("{:>8.2} s  {what}", took.as_secs_f64());
         self.0.push((what, took));
-        if interrupted(Duration::ZERO) {
-            bail!("interrupted");
-        }
+        interrupt::check()?;
         Ok(done)
     }
 }
@@ -54,7 +42,6 @@ pub(crate) fn demo(object: Option<PathBuf>, keep: bool) -> Result<()> {
     let begin = Instant::now();
     let bins = crate::test::build(false)?;
     host::become_root()?;
-    up::ending().thread_block()?;
     println!("{:>8.2} s  build the programs", begin.elapsed().as_secs_f64());
     let dir = directory(&workdir().join("demo"))?;
     let mut steps = Steps(Vec::new());
@@ -111,7 +98,7 @@ fn deliver(bins: &Path, dir: &Path, object: &Path, steps: &mut Steps) -> Result<
 
 fn summary(steps: &Steps, object: &Path, size: u64, lease: &[u8]) {
     let lease: serde_json::Value = serde_json::from_slice(lease).unwrap_or_default();
-    let link = |field: &str| lease["link"][field].to_string();
+    let link = |field: &str| lease[field].to_string();
     let total: Duration = steps.0.iter().map(|(_, took)| *took).sum();
     println!("{:>8.2} s  in all\n", total.as_secs_f64());
     println!("file     {}", object.display());

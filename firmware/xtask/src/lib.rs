@@ -10,6 +10,7 @@ pub mod customer;
 mod demo;
 pub mod endpoints;
 pub mod host;
+mod interrupt;
 pub mod local;
 mod test;
 mod up;

@@ -16,6 +16,7 @@ mod process;
 pub use configs::{Lifetimes, Public};
 pub use process::Daemon;
 
+use crate::interrupt::{self, Waiting};
 use anyhow::{Context, Result, bail};
 use keys::site::{Machine, Plan, Role};
 use ports::Ports;
@@ -159,6 +160,7 @@ impl Setup {
         let (site, plan) = (dir.join("site"), dir.join("plan.toml"));
         succeed(local.ffsctl().args(["site", "new"]).arg(&site).arg("--plan").arg(&plan))?;
         for (role, daemon) in DAEMONS.into_iter().chain([FTPD]) {
+            interrupt::check()?;
             let layout = local.layout(role);
             configs::write(&layout, &local.plan, &local.public, &self.lifetimes, daemon)?;
             local.daemons.push(local.unit(&layout, daemon).start()?);
@@ -311,6 +313,7 @@ pub fn run_with_input(command: &mut Command, input: &str) -> Result<Output> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {program}"))?;
+    let _waiting = Waiting::on(child.id());
     // It may end without reading its input.
     let _ = child.stdin.take().expect("it was piped").write_all(input.as_bytes());
     let output = child.wait_with_output()?;
@@ -338,6 +341,14 @@ pub fn directory(wanted: &Path) -> Result<PathBuf> {
     if wanted.as_os_str().len() <= MAX_DIR && reachable(wanted) {
         return Ok(wanted.into());
     }
+    temporary()
+}
+
+/// A new directory that every uid reaches, with a short path.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn temporary() -> Result<PathBuf> {
     let name = format!("/var/tmp/ffs-{}", hex::encode(getrandom::u32()?.to_be_bytes()));
     fs::DirBuilder::new().create(&name).with_context(|| format!("cannot make {name}"))?;
     Ok(name.into())

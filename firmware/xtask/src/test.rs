@@ -1,5 +1,6 @@
 //! `cargo xtask test`: what must pass.
 
+use crate::interrupt::{self, Waiting};
 use crate::{host, root};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,15 @@ fn cargo() -> Command {
     cargo
 }
 
+/// Runs a command that shows its own output; whether it succeeded.
+fn run(command: &mut Command) -> Result<bool> {
+    let mut child = command.spawn().context("cannot run cargo")?;
+    let _waiting = Waiting::on(child.id());
+    let success = child.wait()?.success();
+    interrupt::check()?;
+    Ok(success)
+}
+
 /// Builds all programs; where they are.
 pub(crate) fn build(release: bool) -> Result<PathBuf> {
     let mut command = cargo();
@@ -34,7 +44,7 @@ pub(crate) fn build(release: bool) -> Result<PathBuf> {
     if release {
         command.arg("--release");
     }
-    if !command.status().context("cannot run cargo")?.success() {
+    if !run(&mut command)? {
         bail!("the build failed");
     }
     Ok(crate::target().join(if release { "release" } else { "debug" }))
@@ -57,7 +67,7 @@ pub(crate) fn test(scope: &Scope) -> Result<()> {
     for (what, args) in steps {
         let begin = Instant::now();
         eprintln!("== {what}: cargo {}", args.join(" "));
-        if !cargo().args(*args).status()?.success() {
+        if !run(cargo().args(*args))? {
             bail!("{what} failed");
         }
         timed.push((*what, begin.elapsed()));
@@ -76,7 +86,7 @@ pub(crate) fn test(scope: &Scope) -> Result<()> {
 fn long(name: Option<&str>) -> Result<()> {
     let mut command = cargo();
     command.args(["test", "--release", "--workspace", "--"]).args(name).arg("--ignored");
-    if command.status()?.success() { Ok(()) } else { bail!("a long test failed") }
+    if run(&mut command)? { Ok(()) } else { bail!("a long test failed") }
 }
 
 /// Whether the work tree is one of ours.

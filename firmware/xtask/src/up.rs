@@ -6,7 +6,7 @@ use crate::local::{Local, OPERATOR, Setup, directory};
 use crate::{Usage, host, workdir};
 use anyhow::{Context, Result, bail};
 use keys::site::Role;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::{Read, Write};
@@ -32,15 +32,6 @@ struct State {
     dir: PathBuf,
 }
 
-/// Signals that end a run in good order.
-pub(crate) fn ending() -> SigSet {
-    let mut set = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        set.add(signal);
-    }
-    set
-}
-
 /// `up --local`.
 pub(crate) fn up(empty: bool, detach: bool) -> Result<()> {
     if let Some(state) = running() {
@@ -52,7 +43,6 @@ pub(crate) fn up(empty: bool, detach: bool) -> Result<()> {
         return detached();
     }
     host::become_root()?;
-    ending().thread_block()?;
     let dir = directory(&workdir().join("local"))?;
     fs::create_dir_all(workdir())?;
     let mut local = Setup::new(&bins, &dir).start()?;
@@ -85,7 +75,7 @@ pub(crate) fn up(empty: bool, detach: bool) -> Result<()> {
 /// Waits for a signal to end, or for a daemon that ended.
 fn wait(local: &mut Local) -> Option<String> {
     loop {
-        if crate::demo::interrupted(Duration::from_millis(500)) {
+        if crate::interrupt::requested(Duration::from_millis(500)) {
             return None;
         }
         if let Some(failed) = local.failed() {

@@ -92,7 +92,9 @@ fn commlinkd(layout: &Layout, plan: &Plan, machine: &Machine) -> Result<Table> {
         let bag = bag?;
         fs::copy(bag.path(), bags.join(bag.file_name()))?;
     }
-    let locals: Vec<&str> = layout.daemons(machine.role).iter().copied().filter(|d| *d != "commlinkd").collect();
+    // ftpd asks stagerd and nobody else.
+    let other = |d: &&str| !["commlinkd", "ftpd"].contains(d);
+    let locals: Vec<&str> = layout.daemons(machine.role).iter().copied().filter(other).collect();
     let allow: Vec<u32> = locals.iter().map(|d| layout.uid(d)).collect();
     let mut table = Table::new();
     table.insert("name".into(), machine.name.clone().into());
@@ -103,7 +105,7 @@ fn commlinkd(layout: &Layout, plan: &Plan, machine: &Machine) -> Result<Table> {
     table.insert("socket".into(), path(&layout.socket("commlinkd")));
     table.insert("allow_uids".into(), uids(&allow));
     let mut backends = Table::new();
-    for daemon in locals.iter().filter(|d| **d != "ftpd") {
+    for daemon in &locals {
         let mut backend = Table::new();
         backend.insert("socket".into(), path(&layout.socket(daemon)));
         backend.insert("uid".into(), Value::Integer(layout.uid(daemon).into()));
@@ -127,6 +129,9 @@ fn commlinkd(layout: &Layout, plan: &Plan, machine: &Machine) -> Result<Table> {
             }
         };
         peers.push(Value::from(peer));
+    }
+    if let (Role::Web, Some(database)) = (machine.role, plan.machines.iter().find(|m| m.role == Role::Database)) {
+        table.insert("relay".into(), database.name.clone().into());
     }
     if !peers.is_empty() {
         table.insert("peers".into(), peers.into());

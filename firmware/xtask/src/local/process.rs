@@ -93,6 +93,7 @@ impl Daemon {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended before it was ready ({status}):\n{}", self.unit.name, self.last_words());
             }
+            crate::interrupt::check()?;
             if Instant::now() > deadline {
                 bail!("{} is not ready after {READY:?}:\n{}", self.unit.name, self.last_words());
             }
