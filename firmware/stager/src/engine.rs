@@ -250,6 +250,11 @@ impl Handle {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner).get(&lease).copied()
     }
 
+    /// The same of all leases; most of the time there are none.
+    pub fn all_settled(&self) -> HashMap<Id, Settled> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn submit(&self, work: Work) -> oneshot::Receiver<Answer> {
         let (answer, receiver) = oneshot::channel();
         let _ = self.queue.send(Message::Job(Box::new(Job { work, answer: Some(answer) })));

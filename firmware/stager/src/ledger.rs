@@ -9,7 +9,7 @@
 //! | `leases` | id | [`Lease`] |
 //! | `paths` | customer/product/version/file, for a one-time lease also its id | id of the lease |
 //! | `due` | (time, id) | nothing: when the sweep looks at a lease |
-//! | `grants` | (use-by, id) | [`UsedGrant`] |
+//! | `grants` | (use-by, id) | [`UsedGrant`]; both are in the signed token, and by the time they can be forgotten in order |
 //! | `transfers` | number | [`Transfer`] that has not ended |
 //! | `outbox` | audit number | [`Event`] that the database has not acknowledged |
 //!

@@ -209,10 +209,11 @@ fn as_settled(mut info: LeaseInfo, settled: Option<Settled>) -> LeaseInfo {
 
 fn page(ledger: &Ledger, engine: &Handle, offset: usize) -> std::result::Result<(Vec<LeaseInfo>, bool), LedgerError> {
     let (mut items, mut room) = (Vec::new(), ROOM);
+    let settled = engine.all_settled();
     for entry in ledger.read()?.leases(offset)? {
         let (id, lease) = entry?;
         // A lease whose link has just gone is listed as ending until its row is dropped: offsets count rows.
-        let info = as_settled(lease.info(id), engine.settled(id));
+        let info = as_settled(lease.info(id), settled.get(&id).copied());
         // Names are of few letters; those of files, which stand in it twice, may grow sixfold as text.
         let size = 1400 + 12 * info.file.as_str().len();
         if items.len() == tobj::PAGE || size > room {
