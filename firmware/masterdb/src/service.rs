@@ -1,0 +1,190 @@
+//! Requests and their answers.
+
+mod customer;
+mod machine;
+mod operator;
+
+use crate::config::{Config, Lifetimes};
+use crate::grant::{SignError, Signer};
+use crate::password::{HashError, Hasher};
+use crate::session::Sessions;
+use crate::store::{Store, StoreError, revocations, tables};
+use crate::throttle::Throttle;
+use daemon::{Service, Shutdown};
+use redb::ReadableTableMetadata;
+use std::time::Duration;
+use tobj::{Body, Check, Fault, Message, Name, Reply, Request, Text};
+use tokio::io::AsyncRead;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// The label of an operator starts with this; no name of a machine does.
+const OPERATOR: &str = "operator:";
+
+/// The master database: answers requests as a [`Service`].
+#[derive(Debug)]
+pub struct MasterDb {
+    name: Name,
+    web: Option<Name>,
+    lives: Lifetimes,
+    store: Store,
+    hasher: Hasher,
+    signer: Signer,
+    sessions: Sessions,
+    throttle: Throttle,
+    /// The number of the last revocation that is durable.
+    revoked: watch::Sender<u64>,
+    shutdown: Shutdown,
+}
+
+/// Who asks.
+enum Asker {
+    Machine(Name),
+    Operator(Name),
+}
+
+/// Why there is no answer, beyond what the peer is told.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    #[error("the password could not be checked")]
+    Hash(#[from] HashError),
+    #[error("the grant could not be signed")]
+    Sign(#[from] SignError),
+    #[error("no randomness")]
+    Random(#[from] getrandom::Error),
+}
+
+impl MasterDb {
+    /// A database over an open store.
+    ///
+    /// # Errors
+    /// When the store cannot be read or passwords cannot be hashed.
+    pub async fn new(config: &Config, store: Store, signer: Signer, shutdown: Shutdown) -> Result<Self, crate::Error> {
+        let last = store.read(revocations::last_committed).await?;
+        Ok(Self {
+            name: config.name.clone(),
+            web: config.web.clone(),
+            lives: config.lifetimes,
+            store,
+            hasher: Hasher::new().await?,
+            signer,
+            sessions: Sessions::new(Duration::from_secs(config.lifetimes.session)),
+            throttle: Throttle::default(),
+            revoked: watch::Sender::new(last),
+            shutdown,
+        })
+    }
+
+    /// Waits until the store does not work any more.
+    pub async fn store_stopped(&self) {
+        self.store.stopped().await;
+    }
+
+    /// Closes the store in order.
+    pub async fn close(self) {
+        self.store.close().await;
+    }
+
+    async fn answer(&self, from: &str, message: &Message) -> Result<Reply, Failure> {
+        let Body::Request(request) = &message.body else { return Ok(fault(Fault::Invalid)) };
+        if message.literal.is_some() {
+            return Ok(fault(Fault::Invalid));
+        }
+        match asker(from) {
+            Some(_) if matches!(request, Request::Status {}) => self.status().await,
+            Some(Asker::Operator(who)) => self.answer_operator(&who, message.id, request).await,
+            Some(Asker::Machine(machine)) if machine == self.name => Ok(fault(Fault::Denied)),
+            Some(Asker::Machine(machine)) => self.answer_machine(&machine, message, request).await,
+            None => Ok(fault(Fault::Denied)),
+        }
+    }
+
+    async fn answer_machine(&self, machine: &Name, message: &Message, request: &Request) -> Result<Reply, Failure> {
+        let web = self.web.as_ref().is_none_or(|web| web == machine);
+        let download = self.web.as_ref().is_none_or(|web| web != machine);
+        let reply = match request {
+            Request::Login { customer, password, address } if web => {
+                self.login(machine, customer, password, address).await?
+            }
+            Request::Logout { session } if web => {
+                self.sessions.close(session, machine);
+                Reply::Done {}
+            }
+            Request::Catalogue { session, offset } if web => self.catalogue(machine, session, *offset).await?,
+            Request::Grant { session, product, version, kind } if web => {
+                self.grant(machine, message.id, session, product, version, *kind).await?
+            }
+            Request::LoginCheck { customer, password, address } if download => {
+                self.login_check(machine, customer, password, address).await?
+            }
+            Request::Audit { records } if download => self.audit(machine, records.clone()).await?,
+            Request::WaitRevocations { after } if download => self.wait_revocations(*after).await?,
+            _ => {
+                tracing::warn!(%machine, request = %request.tag(), "a request that this machine may not make");
+                fault(Fault::Denied)
+            }
+        };
+        Ok(reply.opaque())
+    }
+
+    async fn status(&self) -> Result<Reply, Failure> {
+        let counts = self.store.read(|txn| {
+            Ok((
+                txn.open_table(tables::CUSTOMERS)?.len()?,
+                txn.open_table(tables::OBJECTS)?.len()?,
+                txn.open_table(tables::AUDIT)?.len()?,
+            ))
+        });
+        let (healthy, detail) = match counts.await {
+            Ok((customers, objects, audit)) => {
+                (true, format!("{customers} customers, {objects} objects, {audit} audit records"))
+            }
+            Err(error) => {
+                tracing::error!("the store cannot be read: {}", daemon::report(&error));
+                (false, "the store cannot be read".to_owned())
+            }
+        };
+        let sessions = format!("{} sessions", self.sessions.count(Instant::now()));
+        let check = |name, healthy, detail: &str| {
+            Name::new(name).ok().map(|name| Check { name, healthy, detail: Text::lossy(detail) })
+        };
+        let checks = [check("store", healthy, &detail), check("sessions", true, &sessions)];
+        let Ok(role) = Name::new("database") else { return Ok(fault(Fault::Unavailable)) };
+        Ok(Reply::StatusReport {
+            name: self.name.clone(),
+            role,
+            version: Text::lossy(env!("CARGO_PKG_VERSION")),
+            checks: checks.into_iter().flatten().collect(),
+        })
+    }
+}
+
+impl Service for MasterDb {
+    async fn call(&self, from: &str, request: Message, _literal: &mut (dyn AsyncRead + Send + Unpin)) -> Message {
+        let reply = match self.answer(from, &request).await {
+            Ok(reply) => reply,
+            Err(Failure::Hash(HashError::Busy)) => fault(Fault::Busy),
+            Err(failure) => {
+                tracing::error!(from, id = %request.id, "a request failed: {}", daemon::report(&failure));
+                fault(Fault::Unavailable)
+            }
+        };
+        request.reply(reply)
+    }
+}
+
+fn asker(label: &str) -> Option<Asker> {
+    match label.strip_prefix(OPERATOR) {
+        Some(name) => Name::new(name).ok().map(Asker::Operator),
+        None => Name::new(label).ok().map(Asker::Machine),
+    }
+}
+
+fn fault(fault: Fault) -> Reply {
+    Reply::Fault { fault, text: Text::default() }
+}
+
+#[cfg(test)]
+mod tests;

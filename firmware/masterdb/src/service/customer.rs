@@ -1,0 +1,166 @@
+//! What customers do at the portal: log in, look, choose.
+
+use super::{Failure, MasterDb, fault};
+use crate::session::Session;
+use crate::store::audit::{self, Own};
+use crate::store::grants::{self, Outcome, Wish};
+use crate::store::rows::CustomerRow;
+use crate::store::{customers, entitlements};
+use tobj::{AuditEvent, Fault, Id, LeaseKind, Name, Reply, Secret, Text, Timestamp};
+use tokio::time::Instant;
+
+/// What the check of a password says.
+pub(super) enum Verdict {
+    /// It is right: the customer, and the generation of the password.
+    Right(Name, CustomerRow),
+    /// It is wrong, or there is no such customer.
+    Wrong,
+    /// There are too many attempts.
+    TooMany,
+}
+
+impl MasterDb {
+    /// Checks a password, slower after failures.
+    pub(super) async fn check(&self, customer: &Text, password: &Secret, address: &Text) -> Result<Verdict, Failure> {
+        let Some(attempt) = self.throttle.admit(customer.as_str(), address.as_str(), Instant::now()) else {
+            return Ok(Verdict::TooMany);
+        };
+        tokio::time::sleep(attempt.delay()).await;
+        let name = Name::new(customer.as_str()).ok();
+        let key = name.clone();
+        let row = self.store.read(move |txn| match &key {
+            Some(name) => customers::find(txn, name.as_str()),
+            None => Ok(None),
+        });
+        let row = row.await?;
+        let right = self.hasher.verify(password.clone(), row.as_ref().map(|row| row.hash.clone())).await?;
+        match (right, name, row) {
+            (true, Some(name), Some(row)) => {
+                attempt.passed();
+                Ok(Verdict::Right(name, row))
+            }
+            _ => {
+                attempt.failed(Instant::now());
+                Ok(Verdict::Wrong)
+            }
+        }
+    }
+
+    pub(super) async fn login(
+        &self,
+        machine: &Name,
+        customer: &Text,
+        password: &Secret,
+        address: &Text,
+    ) -> Result<Reply, Failure> {
+        let (name, row) = match self.check(customer, password, address).await? {
+            Verdict::Right(name, row) => (name, row),
+            Verdict::Wrong => {
+                tracing::info!(%customer, %address, "a login was refused");
+                self.record_login(AuditEvent::LoginRefused, customer, address, "wrong name or password").await?;
+                return Ok(fault(Fault::Denied));
+            }
+            Verdict::TooMany => {
+                tracing::warn!(%customer, %address, "too many logins at once");
+                return Ok(fault(Fault::Busy));
+            }
+        };
+        if !self.sessions.has_room(Instant::now()) {
+            return Ok(fault(Fault::Busy));
+        }
+        self.record_login(AuditEvent::Login, customer, address, &format!("at {machine}")).await?;
+        let expires = Timestamp::now().plus(self.lives.session);
+        match self.sessions.open(name.clone(), row.generation, machine.clone(), Instant::now())? {
+            Some(session) => Ok(Reply::Session { session, customer: name, expires }),
+            None => Ok(fault(Fault::Busy)),
+        }
+    }
+
+    pub(super) async fn catalogue(&self, machine: &Name, session: &Secret, offset: u64) -> Result<Reply, Failure> {
+        let Some(Session { customer, generation, .. }) = self.sessions.get(session, machine, Instant::now()) else {
+            return Ok(fault(Fault::Expired));
+        };
+        let page = self.store.read(move |txn| {
+            let row = customers::find(txn, customer.as_str())?;
+            if row.is_none_or(|row| row.generation != generation) {
+                return Ok(None);
+            }
+            entitlements::catalogue(txn, &customer, offset, Timestamp::now()).map(Some)
+        });
+        Ok(page.await?.map_or(fault(Fault::Expired), |(items, more)| Reply::Catalogue { items, more }))
+    }
+
+    pub(super) async fn grant(
+        &self,
+        machine: &Name,
+        request: Id,
+        session: &Secret,
+        product: &Name,
+        version: &Name,
+        kind: LeaseKind,
+    ) -> Result<Reply, Failure> {
+        let Some(Session { customer, generation, .. }) = self.sessions.get(session, machine, Instant::now()) else {
+            tracing::info!(%machine, "a grant was asked for without a session");
+            return Ok(fault(Fault::Expired));
+        };
+        let (product, version) = (product.clone(), version.clone());
+        let wish = Wish { request, customer, generation, product, version, kind };
+        let (name, lives, asked) = (self.name.clone(), self.lives, wish.clone());
+        let outcome = self.store.write(move |txn| {
+            let now = Timestamp::now();
+            let outcome = grants::issue(txn, &asked, &lives, now)?;
+            if let Some(record) = record_of(&asked, &outcome) {
+                audit::own(txn, &name, record, now)?;
+            }
+            Ok(outcome)
+        });
+        let outcome = outcome.await?;
+        let Wish { customer, product, version, .. } = wish;
+        match outcome {
+            Outcome::Issued(row) | Outcome::Repeated(row) => {
+                tracing::info!(%customer, %product, %version, %kind, grant = %row.id, "a grant was issued");
+                Ok(Reply::Granted { grant: self.signer.sign(&row)?, download: row.download })
+            }
+            Outcome::SessionOver => Ok(fault(Fault::Expired)),
+            Outcome::NotEntitled | Outcome::NoObject => {
+                tracing::info!(%customer, %product, %version, ?outcome, "a grant was refused");
+                Ok(fault(Fault::Denied))
+            }
+            Outcome::OtherRequest => {
+                tracing::warn!(%customer, id = %request, "the ID of another request was used again");
+                Ok(fault(Fault::Invalid))
+            }
+        }
+    }
+
+    async fn record_login(
+        &self,
+        event: AuditEvent,
+        customer: &Text,
+        address: &Text,
+        outcome: &str,
+    ) -> Result<(), Failure> {
+        let (customer, address) = (Some(customer.clone()), Some(address.clone()));
+        let own = Own { event, customer, address, sha256: None, outcome: Text::lossy(outcome) };
+        let name = self.name.clone();
+        Ok(self.store.write(move |txn| audit::own(txn, &name, own, Timestamp::now())).await?)
+    }
+}
+
+/// What the trail says of it; nothing of a repeated grant, which it has told already.
+fn record_of(wish: &Wish, outcome: &Outcome) -> Option<Own> {
+    let Wish { product, version, kind, .. } = wish;
+    let (event, sha256, why) = match outcome {
+        Outcome::Issued(row) => (AuditEvent::Granted, Some(row.sha256), format!("grant {}", row.id)),
+        Outcome::NotEntitled => (AuditEvent::GrantRefused, None, "not entitled".to_owned()),
+        Outcome::NoObject => (AuditEvent::GrantRefused, None, "no such object".to_owned()),
+        Outcome::Repeated(_) | Outcome::SessionOver | Outcome::OtherRequest => return None,
+    };
+    Some(Own {
+        event,
+        customer: Some(Text::lossy(wish.customer.as_str())),
+        address: None,
+        sha256,
+        outcome: Text::lossy(&format!("{kind} {product} {version}: {why}")),
+    })
+}

@@ -1,0 +1,73 @@
+//! What download appliances ask: login checks, the audit trail, revocations.
+
+use super::customer::Verdict;
+use super::{Failure, MasterDb, fault};
+use crate::store::audit::{self, Reported};
+use crate::store::revocations;
+use std::time::Duration;
+use tobj::{AuditRecord, Fault, Name, Reply, Secret, Text, Timestamp};
+
+/// How long a request for revocations is held open: a little less than the minute that it is given.
+pub(super) const WAIT: Duration = Duration::from_secs(55);
+
+impl MasterDb {
+    pub(super) async fn login_check(
+        &self,
+        machine: &Name,
+        customer: &Text,
+        password: &Secret,
+        address: &Text,
+    ) -> Result<Reply, Failure> {
+        Ok(match self.check(customer, password, address).await? {
+            Verdict::Right(customer, _) => Reply::Verified { customer },
+            // The download appliance tells the trail itself, with what it knows of the connection.
+            Verdict::Wrong => {
+                tracing::info!(%machine, %customer, %address, "a password was wrong");
+                fault(Fault::Denied)
+            }
+            Verdict::TooMany => {
+                tracing::warn!(%machine, %customer, %address, "too many logins at once");
+                fault(Fault::Busy)
+            }
+        })
+    }
+
+    pub(super) async fn audit(&self, machine: &Name, records: Vec<AuditRecord>) -> Result<Reply, Failure> {
+        let appliance = machine.clone();
+        let reported = self.store.write(move |txn| audit::report(txn, &appliance, records)).await?;
+        Ok(match reported {
+            Reported::Upto(upto) => Reply::Acknowledged { upto },
+            Reported::Gap { expected, found } => {
+                tracing::error!(%machine, expected, found, "audit records are missing between the two");
+                fault(Fault::Invalid)
+            }
+            Reported::Conflict(seq) => {
+                tracing::error!(%machine, seq, "an audit record came again and says something else");
+                fault(Fault::Invalid)
+            }
+        })
+    }
+
+    pub(super) async fn wait_revocations(&self, after: u64) -> Result<Reply, Failure> {
+        let mut revoked = self.revoked.subscribe();
+        // A number that is still to come is answered at once: see `revocations::after`.
+        if *revoked.borrow_and_update() == after {
+            let changed = tokio::time::timeout(WAIT, revoked.changed());
+            tokio::select! {
+                _ = changed => {}
+                () = self.shutdown.wait() => {}
+            }
+        }
+        let (items, upto) = self.store.read(move |txn| revocations::after(txn, after)).await?;
+        Ok(Reply::Revocations { items, upto, now: Timestamp::now() })
+    }
+
+    /// Wakes who waits for revocations.
+    pub(super) fn announce(&self, last: u64) {
+        self.revoked.send_if_modified(|known| {
+            let more = last > *known;
+            *known = last.max(*known);
+            more
+        });
+    }
+}

@@ -1,0 +1,128 @@
+//! Grants that were issued.
+//!
+//! A grant is known for as long as a lease made with it may last, so that a repeated request gets the same one; what was granted
+//! is in the audit trail for good.
+
+use super::StoreError;
+use super::rows::{self, GrantRow};
+use super::tables::{CUSTOMERS, ENTITLEMENTS, GRANT_ENDS, GRANT_REQUESTS, GRANTS, OBJECTS};
+use super::{customers, entitlements, objects};
+use crate::config::Lifetimes;
+use redb::{ReadableTable, WriteTransaction};
+use tobj::{Id, LeaseKind, Name, Timestamp};
+
+/// How many grants of the past are forgotten with each new one: more than one, so that their number comes down.
+const FORGET: usize = 4;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// The request.
+    pub request: Id,
+    /// Whose session it is.
+    pub customer: Name,
+    /// The generation of the password that opened the session.
+    pub generation: u64,
+    /// The product.
+    pub product: Name,
+    /// The version of the product.
+    pub version: Name,
+    /// What kind of lease.
+    pub kind: LeaseKind,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// A new grant.
+    Issued(GrantRow),
+    /// The grant that this request got before.
+    Repeated(GrantRow),
+    /// The customer has another password since the session began.
+    SessionOver,
+    /// The customer is not entitled.
+    NotEntitled,
+    /// There is no such object.
+    NoObject,
+    /// The request's ID has been used for something else.
+    OtherRequest,
+}
+
+/// Issues a grant.
+///
+/// # Errors
+/// [`StoreError`] when the store fails.
+pub fn issue(txn: &WriteTransaction, wish: &Wish, lives: &Lifetimes, now: Timestamp) -> Result<Outcome, StoreError> {
+    let customer = customers::get(&txn.open_table(CUSTOMERS)?, wish.customer.as_str())?;
+    if customer.is_none_or(|c| c.generation != wish.generation) {
+        return Ok(Outcome::SessionOver);
+    }
+    if let Some(row) = of_request(txn, wish.request)? {
+        let same = (&row.customer, &row.product, &row.version, row.kind)
+            == (&wish.customer, &wish.product, &wish.version, wish.kind);
+        return Ok(if same { Outcome::Repeated(row) } else { Outcome::OtherRequest });
+    }
+    let right = entitlements::right(&txn.open_table(ENTITLEMENTS)?, &wish.customer, &wish.product, &wish.version, now)?;
+    let Some(end) = right else { return Ok(Outcome::NotEntitled) };
+    let object = objects::get(&txn.open_table(OBJECTS)?, wish.product.as_str(), wish.version.as_str())?;
+    let Some(object) = object else { return Ok(Outcome::NoObject) };
+    let within = |at: Timestamp| end.until().map_or(at, |until| until.min(at));
+    let row = GrantRow {
+        id: Id::random()?,
+        request: wish.request,
+        customer: wish.customer.clone(),
+        product: wish.product.clone(),
+        version: wish.version.clone(),
+        kind: wish.kind,
+        file: object.file,
+        size: object.size,
+        sha256: object.sha256,
+        download: object.download,
+        issued: now,
+        use_by: within(now.plus(lives.grant)),
+        lease_expires: within(now.plus(lives.lease(wish.kind))),
+    };
+    keep(txn, &row)?;
+    forget(txn, now)?;
+    Ok(Outcome::Issued(row))
+}
+
+fn of_request(txn: &WriteTransaction, request: Id) -> Result<Option<GrantRow>, StoreError> {
+    let requests = txn.open_table(GRANT_REQUESTS)?;
+    let Some(id) = requests.get(request.as_bytes())? else { return Ok(None) };
+    let grants = txn.open_table(GRANTS)?;
+    let row = grants.get(id.value())?;
+    row.map(|row| rows::read("grants", row.value())).transpose()
+}
+
+fn keep(txn: &WriteTransaction, row: &GrantRow) -> Result<(), StoreError> {
+    let id = row.id.as_bytes();
+    txn.open_table(GRANTS)?.insert(id, rows::write("grants", row)?.as_slice())?;
+    txn.open_table(GRANT_ENDS)?.insert((kept_until(row).0, id), ())?;
+    txn.open_table(GRANT_REQUESTS)?.insert(row.request.as_bytes(), id)?;
+    Ok(())
+}
+
+fn kept_until(row: &GrantRow) -> Timestamp {
+    row.use_by.max(row.lease_expires)
+}
+
+fn forget(txn: &WriteTransaction, now: Timestamp) -> Result<(), StoreError> {
+    let mut ends = txn.open_table(GRANT_ENDS)?;
+    let mut over = Vec::with_capacity(FORGET);
+    for end in ends.range(..(now.0, &[0; 16]))?.take(FORGET) {
+        let (key, _) = end?;
+        let (at, id) = key.value();
+        over.push((at, *id));
+    }
+    let mut grants = txn.open_table(GRANTS)?;
+    let mut requests = txn.open_table(GRANT_REQUESTS)?;
+    for (at, id) in over {
+        ends.remove((at, &id))?;
+        let row = grants.remove(&id)?.map(|row| rows::read::<GrantRow>("grants", row.value())).transpose()?;
+        if let Some(row) = row {
+            requests.remove(row.request.as_bytes())?;
+        }
+    }
+    Ok(())
+}
