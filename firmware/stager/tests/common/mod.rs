@@ -228,11 +228,23 @@ impl Site {
         content: &[u8],
         lease_expires: u64,
     ) -> Secret {
+        self.grant_with([n; 16].into(), customer, "1.0", kind, content, lease_expires)
+    }
+
+    pub(crate) fn grant_with(
+        &self,
+        id: Id,
+        customer: &str,
+        version: &str,
+        kind: LeaseKind,
+        content: &[u8],
+        lease_expires: u64,
+    ) -> Secret {
         let now = Timestamp::now().0;
         let claims = serde_json::json!({
-            "jti": Id::from([n; 16]).to_string(), "sub": customer, "aud": "download",
+            "jti": id.to_string(), "sub": customer, "aud": "download",
             "iat": stamp(now), "nbf": stamp(now), "exp": stamp(now + 600),
-            "product": "maps", "version": "1.0", "file": "grüße 1.iso",
+            "product": "maps", "version": version, "file": "grüße 1.iso",
             "sha256": sha256(content).to_string(), "size": content.len().to_string(),
             "kind": kind.as_str(), "lease_expires": lease_expires.to_string(),
         });

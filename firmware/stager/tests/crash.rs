@@ -1,0 +1,400 @@
+//! Killed anywhere, nothing is lost: processes are killed between durable steps and at random, the ledger's disk fails at each
+//! sync; after each, the next start must find what was acknowledged, and nothing else.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod common;
+mod fragile;
+
+use common::{PATIENCE, Site, sha256};
+use stager::clock::{Clock, System};
+use stager::engine::{Answer, Engine, Grace, Handle, Work};
+use stager::grants::Grant;
+use stager::killpoint::{self, Point};
+use stager::ledger::Ledger;
+use stager::reconcile::{Report, reconcile};
+use stager::rows::State;
+use stager::tree::{Place, Tree};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use tobj::{AuditEvent, Id, LeaseKind, Reply, Sha256, Timestamp};
+
+const CONTENT: &[u8] = b"what must not get lost";
+const GRACE: Grace = Grace { standing: 0, one_time: 0 };
+
+/// What somebody was told, and what he had asked for without an answer yet.
+#[derive(Debug, Default, Clone)]
+struct Told {
+    objects: BTreeSet<Sha256>,
+    staged: BTreeSet<Id>,
+    revoked: BTreeSet<Id>,
+    /// Leases whose end was asked for: they may be gone.
+    doomed: BTreeSet<Id>,
+}
+
+/// Opens what is left, as a start does, and holds it against what was told.
+fn check(root: &Path, told: &Told, label: &str) -> Report {
+    let tree = Tree::open(root).unwrap();
+    let ledger = Ledger::open(root, &tree.incoming_path(), tree.is_empty().unwrap(), 1 << 20);
+    let ledger = ledger.unwrap_or_else(|e| panic!("{label}: {}", daemon::report(&e)));
+    let now = Clock::new(Arc::new(System), 0).now();
+    let report = reconcile(&ledger, &tree, GRACE, now).unwrap_or_else(|e| panic!("{label}: {}", daemon::report(&e)));
+    agree(&tree, &ledger, told, label);
+    assert_eq!((report.strays, report.relinked, report.broken, report.given_up), (0, 0, 0, 0), "{label}: {report:?}");
+    assert!(report.missing.is_empty(), "{label}: {report:?}");
+    report
+}
+
+fn agree(tree: &Tree, ledger: &Ledger, told: &Told, label: &str) {
+    let read = ledger.read().unwrap();
+    assert_eq!(tree.list_incoming().unwrap(), [""; 0], "{label}");
+    for sha256 in &told.objects {
+        assert!(read.object(*sha256).unwrap().is_some(), "{label}: an acknowledged object is not in the ledger");
+        assert!(tree.object(*sha256).unwrap().is_some(), "{label}: an acknowledged object is not in the storeroom");
+    }
+    let leases: BTreeMap<_, _> = read.leases(0).unwrap().map(Result::unwrap).collect();
+    let mut links = 0;
+    for (id, lease) in &leases {
+        assert!(matches!(lease.state, State::Active), "{label}: {lease:?}");
+        let link = tree.look(&Place::of(*id, lease)).unwrap();
+        let object = tree.object(lease.sha256).unwrap();
+        assert_eq!(link.map(|l| l.inode), object.map(|o| o.inode), "{label}: no lease without its link");
+    }
+    tree.walk(&mut |_, _| {
+        links += 1;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(links, leases.len(), "{label}: no link without a lease");
+    for id in told.staged.difference(&told.doomed) {
+        assert!(leases.contains_key(id), "{label}: an acknowledged lease is lost");
+    }
+    for id in &told.revoked {
+        assert!(!leases.contains_key(id), "{label}: a revoked lease is back");
+    }
+    let records: Vec<_> = read.outbox().unwrap().map(Result::unwrap).collect();
+    assert!(records.windows(2).all(|w| w[1].0 == w[0].0 + 1), "{label}: a gap in the audit records");
+}
+
+/// Every lease has one record of its beginning, and each that is gone one of its end.
+fn audited(root: &Path, label: &str) {
+    let tree = Tree::open(root).unwrap();
+    let ledger = Ledger::open(root, &tree.incoming_path(), false, 1 << 20).unwrap();
+    let read = ledger.read().unwrap();
+    let (mut begun, mut ended) = (BTreeMap::new(), BTreeMap::new());
+    for entry in read.outbox().unwrap() {
+        let (_, event) = entry.unwrap();
+        match (event.event, event.lease) {
+            (AuditEvent::Staged, Some(lease)) => *begun.entry(lease).or_insert(0) += 1,
+            (AuditEvent::LeaseEnded, Some(lease)) => *ended.entry(lease).or_insert(0) += 1,
+            _ => {}
+        }
+    }
+    let mut expected: BTreeMap<Id, i32> = ended.keys().map(|id| (*id, 1)).collect();
+    expected.extend(read.leases(0).unwrap().map(|entry| (entry.unwrap().0, 1)));
+    assert_eq!(begun, expected, "{label}: beginnings");
+    assert!(ended.values().all(|n| *n == 1), "{label}: ends");
+}
+
+fn grant(n: u8) -> Grant {
+    Grant {
+        id: [n; 16].into(),
+        customer: "alice".parse().unwrap(),
+        product: "maps".parse().unwrap(),
+        version: n.to_string().parse().unwrap(),
+        file: "grüße 1.iso".parse().unwrap(),
+        sha256: sha256(CONTENT),
+        size: CONTENT.len() as u64,
+        kind: if n.is_multiple_of(2) { LeaseKind::OneTime } else { LeaseKind::Standing },
+        lease_expires: Timestamp::now().0 + 3600,
+        use_by: Timestamp::now().0 + 600,
+    }
+}
+
+async fn stage(engine: &Handle, n: u8) -> Option<Id> {
+    match engine.ask(Work::Stage { request: [n; 16].into(), grant: grant(n) }).await {
+        Ok(Reply::Staged { lease, .. }) => Some(lease),
+        _ => None,
+    }
+}
+
+/// Objects, leases of both kinds, revocations, some of it at once. `tell` hears of each acknowledgement, and of what is asked.
+async fn scenario(tree: &Arc<Tree>, engine: &Handle, tell: &(dyn Fn(&str, &str) + Sync)) -> Result<(), Answer> {
+    for content in [CONTENT, b"another", CONTENT] {
+        let mut literal = content;
+        let expected = Some(sha256(content));
+        let stored =
+            stager::ingest::put(tree, engine, content.len() as u64, expected, "operator:eve", 0, &mut literal).await;
+        if stored.is_err() {
+            return Err(stored);
+        }
+        tell("object", &sha256(content).to_string());
+    }
+    let mut leases = Vec::new();
+    for n in 1..=3 {
+        if let Some(lease) = stage(engine, n).await {
+            tell("staged", &lease.to_string());
+            leases.push(lease);
+        }
+    }
+    for lease in leases.iter().take(2) {
+        tell("doomed", &lease.to_string());
+        if engine.ask(Work::Revoke { lease: *lease, by: "operator:eve".into() }).await.is_ok() {
+            tell("revoked", &lease.to_string());
+        }
+    }
+    let together: Vec<_> = (10..18)
+        .map(|n| {
+            let engine = engine.clone();
+            tokio::spawn(async move { stage(&engine, n).await })
+        })
+        .collect();
+    for task in together {
+        if let Some(lease) = task.await.unwrap() {
+            tell("staged", &lease.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn told(file: &Path) -> Told {
+    let mut told = Told::default();
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    for line in text.lines() {
+        match line.split_once(' ') {
+            Some(("object", sha256)) => drop(told.objects.insert(sha256.parse().unwrap())),
+            Some(("staged", id)) => drop(told.staged.insert(id.parse().unwrap())),
+            Some(("doomed", id)) => drop(told.doomed.insert(id.parse().unwrap())),
+            Some(("revoked", id)) => drop(told.revoked.insert(id.parse().unwrap())),
+            _ => panic!("{line}"),
+        }
+    }
+    told
+}
+
+const CHILD: &str = "STAGER_CRASH_CHILD";
+
+/// Runs as a child of the tests below: does the scenario in a directory until it is killed at a point.
+#[test]
+fn child() {
+    let Ok(order) = std::env::var(CHILD) else { return };
+    let [point, nth, what, dir] = order.splitn(4, ' ').collect::<Vec<_>>()[..] else { panic!("{order}") };
+    killpoint::arm(Point::ALL[point.parse::<usize>().unwrap()], nth.parse().unwrap());
+    let dir = Path::new(dir);
+    let acks = Mutex::new(OpenOptions::new().append(true).create(true).open(dir.join("acks")).unwrap());
+    let tell =
+        |what: &str, which: &str| acks.lock().unwrap().write_all(format!("{what} {which}\n").as_bytes()).unwrap();
+    let root = dir.join("srv");
+    let tree = Arc::new(Tree::open(&root).unwrap());
+    let empty = tree.is_empty().unwrap();
+    let ledger = Arc::new(Ledger::open(&root, &tree.incoming_path(), empty, 1 << 20).unwrap());
+    let clock = Clock::new(Arc::new(System), 0);
+    reconcile(&ledger, &tree, GRACE, clock.now()).unwrap();
+    if what == "recover" {
+        return;
+    }
+    let (engine, ended) = Engine::start(ledger, tree.clone(), clock, GRACE).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(scenario(&tree, &engine, &tell)).unwrap();
+    engine.stop();
+    ended.blocking_recv().unwrap().unwrap();
+}
+
+/// Whether the child was killed.
+fn run_child(dir: &Path, point: usize, nth: u32, what: &str) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--test-threads=1"])
+        .env(CHILD, format!("{point} {nth} {what} {}", dir.display()))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success() || status.signal() == Some(9), "{point} {nth} {what}: {status}");
+    !status.success()
+}
+
+#[test]
+fn killed_between_any_two_durable_steps() {
+    /// Most kills at one point: beyond the scenario's length nothing new comes.
+    const MOST: u32 = 40;
+    for (number, point) in Point::ALL.iter().enumerate() {
+        let mut kills = 0;
+        for nth in 1..=MOST {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir(dir.path().join("srv")).unwrap();
+            if !run_child(dir.path(), number, nth, "scenario") {
+                break;
+            }
+            kills += 1;
+            let label = format!("{point:?} {nth}");
+            // Killed once more while it repairs, where it comes to that point then.
+            for again in 1..=2 {
+                run_child(dir.path(), number, again, "recover");
+            }
+            let root = dir.path().join("srv");
+            check(&root, &told(&dir.path().join("acks")), &label);
+            audited(&root, &label);
+            let quiet = check(&root, &told(&dir.path().join("acks")), &label);
+            assert_eq!((quiet.finished, quiet.removed, quiet.adopted, quiet.incoming), (0, 0, 0, 0), "{label}");
+        }
+        assert!(kills > 0, "{point:?} is never passed");
+    }
+}
+
+#[test]
+fn the_ledgers_disk_fails_at_any_sync() {
+    for (fail_at, seed) in (1..60).map(|n| (n, u64::from(n) * 7919)) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let disk = fragile::Disk::new(seed);
+        let tree = Arc::new(Tree::open(root).unwrap());
+        let ledger = Arc::new(Ledger::on_backend(disk.backend()).unwrap());
+        disk.fail_at(fail_at);
+        let clock = Clock::new(Arc::new(System), 0);
+        let told = Mutex::new(Told::default());
+        let tell = |what: &str, which: &str| {
+            let mut told = told.lock().unwrap();
+            match what {
+                "object" => drop(told.objects.insert(which.parse().unwrap())),
+                "staged" => drop(told.staged.insert(which.parse().unwrap())),
+                "doomed" => drop(told.doomed.insert(which.parse().unwrap())),
+                _ => drop(told.revoked.insert(which.parse().unwrap())),
+            }
+        };
+        let (engine, ended) = Engine::start(ledger.clone(), tree.clone(), clock.clone(), GRACE).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let _ = runtime.block_on(scenario(&tree, &engine, &tell));
+        engine.stop();
+        let outcome = ended.blocking_recv().unwrap();
+        assert_eq!(outcome.is_err(), disk.failed(), "sync {fail_at}: {outcome:?}");
+        drop((engine, ledger));
+        let label = format!("sync {fail_at}");
+        let failed = disk.failed();
+        disk.revive();
+        let ledger = Ledger::on_backend(disk.backend()).unwrap();
+        let report = reconcile(&ledger, &tree, GRACE, clock.now()).unwrap();
+        assert_eq!((report.strays, report.relinked, report.broken), (0, 0, 0), "{label}: {report:?}");
+        agree(&tree, &ledger, &told.into_inner().unwrap(), &label);
+        if !failed {
+            assert!(fail_at > 10, "the scenario syncs more often than that");
+            return;
+        }
+    }
+}
+
+/// A source of numbers for tests: which ones does not matter, that they can be had again does.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+}
+
+/// Customers, operators and the web appliance at work, until the daemon is gone.
+async fn load(site: Arc<Site>, worker: u64, round: u64, told: Arc<Mutex<Told>>) {
+    let mut dice = Dice(worker * 1000 + round + 1);
+    let client = daemon::ipc::Client::new(&site.config.socket);
+    for step in 0u64.. {
+        let content = format!("object {}", dice.below(5)).into_bytes();
+        if dice.below(4) == 0 {
+            let message = tobj::Message::request(tobj::Request::ObjectPut { sha256: None }).unwrap();
+            let length = content.len() as u64;
+            match client.call_with_literal("operator:eve", message, length, &mut &content[..]).await {
+                Ok(Reply::Stored { sha256, .. }) => drop(told.lock().unwrap().objects.insert(sha256)),
+                _ => return,
+            }
+        }
+        let id = Id::from((u128::from(round) << 64 | u128::from(worker) << 32 | u128::from(step)).to_be_bytes());
+        let kind = if dice.below(2) == 0 { LeaseKind::Standing } else { LeaseKind::OneTime };
+        let version = format!("{worker}-{}", dice.below(3));
+        let expires = Timestamp::now().0 + 3600;
+        let grant = site.grant_with(id, &format!("c{}", dice.below(9)), &version, kind, &content, expires);
+        let lease = match client.call("web", tobj::Request::Stage { grant }).await {
+            Ok(Reply::Staged { lease, .. }) => {
+                told.lock().unwrap().staged.insert(lease);
+                lease
+            }
+            Ok(_) => continue, // the object is not there yet, or another one is at that path
+            Err(_) => return,
+        };
+        if dice.below(3) == 0 {
+            told.lock().unwrap().doomed.insert(lease);
+            match client.call("operator:eve", tobj::Request::LeaseRevoke { lease }).await {
+                Ok(Reply::Done {}) => drop(told.lock().unwrap().revoked.insert(lease)),
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Kills the real daemon under load, again and again on one directory.
+async fn kill_rounds(rounds: u64) {
+    const WORKERS: u64 = 64;
+    let site = Arc::new(Site::new());
+    let told = Arc::new(Mutex::new(Told::default()));
+    let mut dice = Dice(0x5eed);
+    for round in 0..rounds {
+        let log = File::create(site.dir.path().join("stagerd.log")).unwrap();
+        let mut daemon = tokio::process::Command::new(env!("CARGO_BIN_EXE_stagerd"))
+            .arg("--config")
+            .arg(site.config_path())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let client = daemon::ipc::Client::new(&site.config.socket);
+        let up = async {
+            while client.call("operator:eve", tobj::Request::Status {}).await.is_err() {
+                assert!(daemon.try_wait().unwrap().is_none(), "it did not start");
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, up).await.expect("it starts in time");
+        let before = told.lock().unwrap().staged.len();
+        let workers: Vec<_> = (0..WORKERS).map(|n| tokio::spawn(load(site.clone(), n, round, told.clone()))).collect();
+        // Some way into the work, counted in acknowledgements, not in time.
+        let target = before + usize::try_from(dice.below(150)).unwrap();
+        let far = async {
+            while told.lock().unwrap().staged.len() < target {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, far).await.expect("the work goes on");
+        daemon.kill().await.unwrap();
+        for worker in workers {
+            tokio::time::timeout(PATIENCE, worker).await.expect("the workers end").unwrap();
+        }
+        check(site.root(), &told.lock().unwrap(), &format!("round {round}"));
+    }
+    // What the database got and what is still in the outbox are one sequence.
+    let got = site.database.with(|known| {
+        assert!(known.repeated < 1_000_000, "a record came with two meanings");
+        known.audit.keys().copied().collect::<Vec<_>>()
+    });
+    assert!(got.iter().copied().eq(1..=got.len() as u64));
+    let tree = Tree::open(site.root()).unwrap();
+    let ledger = Ledger::open(site.root(), &tree.incoming_path(), false, 1 << 20).unwrap();
+    let first = ledger.read().unwrap().outbox().unwrap().next().map(|entry| entry.unwrap().0);
+    assert!(first.is_none_or(|first| first <= got.len() as u64 + 1), "records are missing between the two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_random_under_load() {
+    kill_rounds(8).await;
+}
+
+/// The full count; part of the long tests.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes an hour"]
+async fn killed_at_random_under_load_long() {
+    kill_rounds(5000).await;
+}
