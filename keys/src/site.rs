@@ -10,18 +10,30 @@
 //!     database                     grant.secret, grant.public
 //! ```
 
+mod network;
+
+pub use network::{Address, Interface, Malformed, Network, NetworkRole, Prefix};
+
 use crate::bag::{Bag, BagError, LinkKind};
 use crate::certificates::{Authority, Certified};
 use crate::{files, grants};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// First of the ports of the commlink, unless the plan says otherwise.
 pub const FIRST_PORT: u16 = 7640;
 /// How many ports of the commlink there are, unless the plan says otherwise.
 pub const PORTS: u16 = 16;
+
+/// Port of the portal, unless the plan says otherwise.
+pub const HTTPS_PORT: u16 = 443;
+/// Control port of ftp, unless the plan says otherwise.
+pub const FTP_PORT: u16 = 21;
+/// First and last port of ftp's data connections, unless the plan says otherwise.
+pub const PASSIVE_PORTS: (u16, u16) = (50_000, 50_999);
 
 /// What a machine does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -57,6 +69,9 @@ pub struct Plan {
     pub name: String,
     /// The names of its first operators.
     pub operators: Vec<String>,
+    /// The servers from which its machines get the time (NTP).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub time: Vec<IpAddr>,
     /// One web and one database appliance, one or more download appliances.
     pub machines: Vec<Machine>,
 }
@@ -76,13 +91,111 @@ pub struct Machine {
     /// Name or address at which customers reach it, where that is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<String>,
+    /// Name or address at which operators reach it, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub management: Option<String>,
+    /// The port of the portal; of web machines.
+    #[serde(default = "https", skip_serializing_if = "is_https")]
+    pub https: u16,
+    /// The control port of ftp; of download machines.
+    #[serde(default = "ftp", skip_serializing_if = "is_ftp")]
+    pub ftp: u16,
+    /// First and last port of ftp's data connections; of download machines.
+    #[serde(default = "passive", skip_serializing_if = "is_passive")]
+    pub passive: (u16, u16),
+    /// Whence operators may come. Without any: from everywhere on its management networks; where it has none, from its lans; where
+    /// it has no networks in this plan, from private addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operators_from: Vec<Prefix>,
+    /// Its networks; without any, all interfaces get their addresses by DHCP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Network>,
+}
+
+fn https() -> u16 {
+    HTTPS_PORT
+}
+fn ftp() -> u16 {
+    FTP_PORT
+}
+fn passive() -> (u16, u16) {
+    PASSIVE_PORTS
+}
+fn is_https(port: &u16) -> bool {
+    *port == HTTPS_PORT
+}
+fn is_ftp(port: &u16) -> bool {
+    *port == FTP_PORT
+}
+fn is_passive(ports: &(u16, u16)) -> bool {
+    *ports == PASSIVE_PORTS
 }
 
 impl Machine {
     /// A machine of the role's name with default ports.
     pub fn new(role: Role, host: &str) -> Self {
-        let ports = (FIRST_PORT, FIRST_PORT + PORTS - 1);
-        Self { name: role.as_str().to_owned(), role, host: host.to_owned(), ports, public: None }
+        Self {
+            name: role.as_str().to_owned(),
+            role,
+            host: host.to_owned(),
+            ports: (FIRST_PORT, FIRST_PORT + PORTS - 1),
+            public: None,
+            management: None,
+            https: HTTPS_PORT,
+            ftp: FTP_PORT,
+            passive: PASSIVE_PORTS,
+            operators_from: Vec::new(),
+            networks: Vec::new(),
+        }
+    }
+
+    /// Name or address at which operators reach it.
+    pub fn operators_host(&self) -> &str {
+        self.management.as_deref().unwrap_or(&self.host)
+    }
+
+    /// The address at which the other machines reach it: its host, if that is one, else the only fixed address on its lans.
+    pub fn address(&self) -> Option<IpAddr> {
+        let mut fixed = self.networks.iter().filter(|n| n.role == NetworkRole::Lan).filter_map(|n| match n.address {
+            Address::Static(prefix) => Some(prefix.address),
+            Address::Dhcp => None,
+        });
+        match (self.host.parse(), fixed.next(), fixed.next()) {
+            (Ok(host), ..) => Some(host),
+            (Err(_), Some(only), None) => Some(only),
+            _ => None,
+        }
+    }
+
+    /// Why its ports and networks cannot be so.
+    fn check(&self) -> Result<(), String> {
+        let range = |(first, last): (u16, u16)| first > 0 && first <= last;
+        if !range(self.ports) {
+            return Err(format!("the ports of {} are not a range", self.name));
+        }
+        if !range(self.passive) || self.passive.0 < 1024 {
+            return Err(format!("the passive ports of {} are not a range from 1024 on", self.name));
+        }
+        if self.https == 0 || self.ftp == 0 {
+            return Err(format!("{} has a port 0", self.name));
+        }
+        for (i, network) in self.networks.iter().enumerate() {
+            let of = format!("{} of {}", network.interface, self.name);
+            if self.networks[..i].iter().any(|n| n.interface == network.interface) {
+                return Err(format!("{of} is there twice"));
+            }
+            match (network.address, network.gateway) {
+                (Address::Dhcp, Some(_)) => return Err(format!("{of} gets its gateway by DHCP, not from the plan")),
+                (Address::Static(own), Some(gateway)) => {
+                    let there = Prefix { address: gateway, ..own };
+                    if gateway.is_ipv4() != own.address.is_ipv4() || there.network() != own.network() {
+                        return Err(format!("the gateway {gateway} is not on the network {own} of {}", self.name));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -182,9 +295,7 @@ impl Plan {
             return bad("two machines or operators have the same name".into());
         }
         for m in &self.machines {
-            if m.ports.0 == 0 || m.ports.0 > m.ports.1 {
-                return bad(format!("the ports of {} are not a range", m.name));
-            }
+            m.check().or_else(bad)?;
         }
         Ok(())
     }
@@ -310,7 +421,7 @@ mod tests {
 
     fn plan() -> Plan {
         let machines = Role::ALL.map(|role| Machine::new(role, "127.0.0.1")).to_vec();
-        Plan { name: "example".into(), operators: vec!["alice".into()], machines }
+        Plan { name: "example".into(), operators: vec!["alice".into()], time: Vec::new(), machines }
     }
 
     fn files(dir: &Path) -> BTreeSet<String> {
@@ -388,6 +499,67 @@ mod tests {
         assert!(change(|p| p.machines[0].name = "../x".into()).is_err());
         assert!(change(|p| p.machines[0].ports = (9, 8)).is_err());
         assert!(change(|p| p.machines.push(Machine { name: "d2".into(), ..p.machines[0].clone() })).is_ok());
+    }
+
+    const NETWORKS: &str = r#"
+        name = "example"
+        operators = ["alice"]
+        time = ["10.0.0.9"]
+        [[machines]]
+        name = "download"
+        role = "download"
+        host = "download"
+        ports = [7640, 7655]
+        passive = [40000, 40099]
+        operators_from = ["10.0.0.0/8"]
+        networks = [
+            { match = "52:54:00:00:00:01", role = "public", address = "192.0.2.2/24", gateway = "192.0.2.1" },
+            { match = "enp2*", role = "lan", address = "10.83.1.2/24" },
+            { match = "enp3s0", role = "management", address = "dhcp" },
+        ]
+        [[machines]]
+        name = "web"
+        role = "web"
+        host = "10.83.1.1"
+        ports = [7640, 7655]
+        [[machines]]
+        name = "database"
+        role = "database"
+        host = "database"
+        ports = [7640, 7655]
+    "#;
+
+    #[test]
+    fn networks_and_defaults() {
+        let plan: Plan = toml::from_str(NETWORKS).unwrap();
+        assert!(plan.check().is_ok());
+        let [download, web, database] = &plan.machines[..] else { panic!() };
+        assert_eq!((download.passive, download.ftp, web.https), ((40_000, 40_099), 21, 443));
+        assert_eq!(download.address().map(|a| a.to_string()).as_deref(), Some("10.83.1.2"));
+        assert_eq!(web.address().map(|a| a.to_string()).as_deref(), Some("10.83.1.1"));
+        assert_eq!(database.address(), None);
+        let again: Plan = toml::from_str(&toml::to_string_pretty(&plan).unwrap()).unwrap();
+        assert_eq!(again, plan);
+    }
+
+    #[test]
+    fn networks_that_cannot_be() {
+        for (from, to) in [
+            ("enp3s0", "enp2*"),
+            ("\"192.0.2.1\"", "\"192.0.3.1\""),
+            ("\"192.0.2.1\"", "\"fd00::1\""),
+            ("\"dhcp\"", "\"dhcp\", gateway = \"10.0.0.1\""),
+            ("[40000, 40099]", "[40000, 39999]"),
+            ("[40000, 40099]", "[1023, 39999]"),
+            ("ports = [7640, 7655]", "ports = [7640, 7655]\nftp = 0"),
+        ] {
+            assert!(NETWORKS.contains(from));
+            let plan: Plan = toml::from_str(&NETWORKS.replacen(from, to, 1)).unwrap();
+            assert!(plan.check().is_err(), "{to}");
+        }
+        for (from, to) in [("enp3s0", "enp3s0 x"), ("\"dhcp\"", "\"10.0.0.1\""), ("role = \"lan\"", "role = \"dmz\"")] {
+            assert!(toml::from_str::<Plan>(&NETWORKS.replacen(from, to, 1)).is_err(), "{to}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::process::{Child, Command};
 
 fn site_in(dir: &Path) -> PathBuf {
     let machines = Role::ALL.map(|role| Machine::new(role, "127.0.0.1")).to_vec();
-    let plan = Plan { name: "example".into(), operators: vec!["alice".into()], machines };
+    let plan = Plan { name: "example".into(), operators: vec!["alice".into()], time: Vec::new(), machines };
     let site = dir.join("site");
     plan.create(&site).unwrap();
     site

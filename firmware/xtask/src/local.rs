@@ -153,7 +153,7 @@ impl Setup {
         for role in Role::ALL {
             machines.push(Machine { ports: free.take(keys::site::PORTS)?, ..Machine::new(role, "127.0.0.1") });
         }
-        let plan = Plan { name: "local".into(), operators: vec![OPERATOR.into()], machines };
+        let plan = Plan { name: "local".into(), operators: vec![OPERATOR.into()], time: Vec::new(), machines };
         let public = Public { https: free.take(1)?.0, ftp: free.take(1)?.0, passive: free.take(256)? };
         fs::write(dir.join("plan.toml"), toml::to_string_pretty(&plan)?)?;
         let mut local = Local { dir: dir.clone(), plan, public, daemons: Vec::new() };

@@ -25,7 +25,7 @@ impl Operator {
         let bags = Bags::load(&dir.join("bags")).map_err(|e| usage(&e))?;
         let peers = plan.machines.iter().map(|m| Peer {
             name: m.name.clone(),
-            host: Some(m.host.clone()),
+            host: Some(m.operators_host().to_owned()),
             ports: Ports::new(m.ports.0, m.ports.1).ok(),
             via: None,
         });

@@ -13,7 +13,7 @@ pub(crate) fn run(command: Site) -> Result<(), CtlError> {
         None => {
             let hosts = [(Role::Download, download), (Role::Web, web), (Role::Database, database)];
             let machines = hosts.map(|(role, host)| Machine::new(role, &host)).to_vec();
-            Plan { name, operators, machines }
+            Plan { name, operators, time: Vec::new(), machines }
         }
     };
     plan.create(&dir).map_err(|error| match error {
