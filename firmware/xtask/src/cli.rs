@@ -85,7 +85,9 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cargo xtask: {error:#}");
+            // What failed then failed because its process was told to end.
+            let interrupted = interrupt::requested(std::time::Duration::ZERO);
+            eprintln!("cargo xtask: {}", if interrupted { "interrupted".to_owned() } else { format!("{error:#}") });
             if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
