@@ -128,8 +128,23 @@ impl Customer {
     /// # Errors
     /// When the portal cannot be reached.
     pub fn choose(&self, product: &str, version: &str) -> Result<Page> {
-        let csrf = self.downloads()?.csrf().unwrap_or_default();
-        self.get_or_post("/stage", &[("product", product), ("version", version), ("csrf", &csrf)])
+        self.choose_with(&self.csrf()?, product, version)
+    }
+
+    /// What the pages of his session carry in every form; empty without a session.
+    ///
+    /// # Errors
+    /// When the portal cannot be reached.
+    pub fn csrf(&self) -> Result<String> {
+        Ok(self.downloads()?.csrf().unwrap_or_default())
+    }
+
+    /// Chooses something from a page that he has already.
+    ///
+    /// # Errors
+    /// When the portal cannot be reached.
+    pub fn choose_with(&self, csrf: &str, product: &str, version: &str) -> Result<Page> {
+        self.get_or_post("/stage", &[("product", product), ("version", version), ("csrf", csrf)])
     }
 
     /// Chooses something that he may have.
