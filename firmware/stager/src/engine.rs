@@ -430,7 +430,7 @@ impl Engine {
             }
             if failed { self.held.push((answer, outcome)) } else { done.push((answer, outcome)) }
         }
-        batch.sync()?;
+        self.tree.sync(&mut batch)?;
         hit(Point::BeforeAnswer);
         self.show_settled();
         for (answer, outcome) in done {
@@ -443,7 +443,7 @@ impl Engine {
     /// Does a step in the tree. The outer error ends the writer, the inner one only this request.
     fn apply(&mut self, step: Step, batch: &mut Batch) -> Result<Result<(), Refusal>, EngineError> {
         if batch.is_large() {
-            batch.sync()?;
+            self.tree.sync(batch)?;
         }
         let (lease, mark, refusal) = match step {
             Step::Unlink { lease, place } => {

@@ -164,7 +164,7 @@ fn repair(
     let mut outcome = Vec::new();
     for (id, lease, what) in todo {
         if batch.is_large() {
-            batch.sync()?;
+            tree.sync(&mut batch)?;
         }
         let place = Place::of(id, &lease);
         if matches!(what, Todo::Remove | Todo::Relink { foreign: true }) {
@@ -179,7 +179,7 @@ fn repair(
             linked => outcome.push((id, lease, what, linked.err())),
         }
     }
-    batch.sync()?;
+    tree.sync(&mut batch)?;
     hit(Point::BeforeAnswer);
     ledger.write(|txn| {
         for (id, lease, what, failed) in &outcome {
@@ -237,10 +237,10 @@ fn strays(ledger: &Ledger, tree: &Tree, report: &mut Report) -> Result<(), Engin
         }
         report.strays += 1;
         if batch.is_large() {
-            batch.sync()?;
+            tree.sync(&mut batch)?;
         }
     }
-    Ok(batch.sync()?)
+    Ok(tree.sync(&mut batch)?)
 }
 
 fn explained(read: &crate::ledger::Reader, dir: &str, name: &str) -> Result<bool, LedgerError> {

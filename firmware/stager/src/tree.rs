@@ -2,7 +2,7 @@
 //! symbolic links.
 //!
 //! Every operation may be repeated: a link that is there already, a name that is gone already are fine. Nothing here is durable
-//! before the [`Batch`] is synced.
+//! before [`Tree::sync`].
 
 use crate::killpoint::{Point, hit};
 use nix::dir::Dir;
@@ -17,6 +17,9 @@ use std::path::{Path, PathBuf};
 use tobj::{FileName, Id, LeaseKind, Name, Sha256};
 
 use crate::rows::Lease;
+
+mod flush;
+use flush::Flusher;
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 const PRIVATE: Mode = Mode::S_IRWXU;
@@ -139,6 +142,7 @@ pub struct Tree {
     accounts: OwnedFd,
     tickets: OwnedFd,
     incoming: OwnedFd,
+    flusher: Flusher,
 }
 
 /// What the file system says of a name.
@@ -186,7 +190,7 @@ impl Tree {
         let storeroom = private(STOREROOM)?;
         let (accounts, tickets, incoming) = (private(ACCOUNTS)?, private(TICKETS)?, private(INCOMING)?);
         fsync(&root).map_err(|e| TreeError::new("sync", path, e))?;
-        Ok(Self { path: path.to_owned(), root, storeroom, accounts, tickets, incoming })
+        Ok(Self { path: path.to_owned(), root, storeroom, accounts, tickets, incoming, flusher: Flusher::new() })
     }
 
     /// Whether it holds no object and no link.
@@ -422,6 +426,17 @@ impl Tree {
         fsync(&self.incoming).map_err(fail("sync"))
     }
 
+    /// Makes everything durable that was done with this batch. After a failure nothing is known of it.
+    ///
+    /// # Errors
+    /// When a directory cannot be synced.
+    pub fn sync(&self, batch: &mut Batch) -> Result<()> {
+        let dirty = std::mem::take(&mut batch.dirty);
+        let dirs = dirty.into_iter().filter_map(|path| batch.open.remove(&path).map(|dir| (dir, path))).collect();
+        batch.open.clear();
+        self.flusher.sync(dirs).map_err(|(path, error)| TreeError::new("sync", path, error))
+    }
+
     /// What incoming holds.
     ///
     /// # Errors
@@ -501,7 +516,7 @@ impl Tree {
     }
 }
 
-/// The directories that changes left to be synced.
+/// The directories that changes left to be synced, by [`Tree::sync`].
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Directories that are open, by path below the root.
@@ -517,21 +532,6 @@ impl Batch {
     /// Whether it should be synced before more is added.
     pub fn is_large(&self) -> bool {
         self.open.len() >= Self::LARGE
-    }
-
-    /// Makes everything durable that was done with this batch. After a failure nothing is known of it.
-    ///
-    /// # Errors
-    /// When a directory cannot be synced.
-    pub fn sync(&mut self) -> Result<()> {
-        // The deepest first: on a journalled file system it takes the others along, and they have little left to do.
-        for path in std::mem::take(&mut self.dirty).iter().rev() {
-            if let Some(dir) = self.open.get(path) {
-                fsync(dir).map_err(|e| TreeError::new("sync", path, e))?;
-            }
-        }
-        self.open.clear();
-        Ok(())
     }
 
     fn forget(&mut self, path: &str) {

@@ -1,1 +1,69 @@
+use super::*;
 
+fn secret(text: &str) -> Secret {
+    Secret::new(text).unwrap()
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+#[test]
+fn the_cache_forgets_in_time() {
+    let cache = Cache::new(Duration::from_secs(60)).unwrap();
+    let now = Instant::now();
+    let hash = cache.hash("alice", &secret("swordfish"));
+    let Err(epoch) = cache.recall(&hash, now) else { panic!("nothing is known yet") };
+    cache.remember(hash, name("alice"), epoch, now);
+    assert_eq!(cache.recall(&hash, now + Duration::from_millis(59_999)), Ok(name("alice")));
+    assert!(cache.recall(&hash, now + Duration::from_secs(60)).is_err());
+    for (user, password) in [("alice", "swordfisH"), ("alic", "eswordfish"), ("bob", "swordfish"), ("alice", "")] {
+        assert!(cache.recall(&cache.hash(user, &secret(password)), now).is_err(), "{user} {password}");
+    }
+    let other = Cache::new(Duration::from_secs(60)).unwrap();
+    assert_ne!(other.hash("alice", &secret("swordfish")), hash, "the key is of this process");
+    assert!(!format!("{cache:?}").contains("swordfish"));
+}
+
+#[test]
+fn what_was_asked_before_a_revocation_is_not_remembered_after_it() {
+    let cache = Cache::new(Duration::from_secs(60)).unwrap();
+    let now = Instant::now();
+    let hash = cache.hash("alice", &secret("swordfish"));
+    let Err(epoch) = cache.recall(&hash, now) else { panic!("nothing is known yet") };
+    cache.clear();
+    cache.remember(hash, name("alice"), epoch, now);
+    let Err(epoch) = cache.recall(&hash, now) else { panic!("it came too late") };
+    cache.remember(hash, name("alice"), epoch, now);
+    assert!(cache.recall(&hash, now).is_ok());
+    cache.clear();
+    assert!(cache.recall(&hash, now).is_err());
+}
+
+#[test]
+fn no_time_means_no_memory_and_memory_is_bounded() {
+    let now = Instant::now();
+    let none = Cache::new(Duration::ZERO).unwrap();
+    none.remember([1; 32], name("alice"), 0, now);
+    assert_eq!(none.lock().known.len(), 0);
+    let cache = Cache::new(Duration::from_secs(60)).unwrap();
+    let key = |n: usize| {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&n.to_be_bytes());
+        key
+    };
+    for n in 0..=REMEMBERED {
+        cache.remember(key(n), name("alice"), 0, now);
+    }
+    assert_eq!(cache.lock().known.len(), REMEMBERED);
+    cache.remember(key(REMEMBERED), name("alice"), 0, now + Duration::from_secs(61));
+    assert_eq!(cache.lock().known.len(), 1, "the old ones make room");
+}
+
+#[test]
+fn a_long_user_name_is_cut_for_the_record() {
+    assert_eq!(cut("alice"), "alice");
+    assert_eq!(cut(&"x".repeat(RECORDED + 1)).len(), RECORDED);
+    assert_eq!(cut(&"ü".repeat(RECORDED)).len(), RECORDED);
+    assert_eq!(cut(&format!("x{}", "ü".repeat(RECORDED))).len(), RECORDED - 1);
+}

@@ -38,7 +38,7 @@ fn modes_are_as_designed() {
     let mut batch = Batch::default();
     f.tree.link(&standing(), f.sha256, false, &mut batch).unwrap();
     f.tree.link(&Place::Ticket { lease: id(5), file: "x".parse().unwrap() }, f.sha256, false, &mut batch).unwrap();
-    batch.sync().unwrap();
+    f.tree.sync(&mut batch).unwrap();
     let root = f.dir.path();
     for private in ["storeroom", "accounts", "tickets", "incoming"] {
         assert_eq!(mode(&root.join(private)), 0o700, "{private}");
@@ -70,7 +70,7 @@ fn links_may_be_made_and_removed_again_and_again() {
     assert!(!f.dir.path().join("accounts/alice/maps").exists());
     assert!(f.dir.path().join("accounts/alice").exists(), "the account itself stays");
     f.tree.link(&standing(), f.sha256, false, &mut batch).unwrap();
-    batch.sync().unwrap();
+    f.tree.sync(&mut batch).unwrap();
     assert!(f.tree.look(&standing()).unwrap().is_some());
 }
 
@@ -83,7 +83,7 @@ fn only_empty_directories_go_with_a_link() {
     f.tree.link(&standing(), f.sha256, false, &mut batch).unwrap();
     f.tree.link(&Place::of(id(8), &other), f.sha256, false, &mut batch).unwrap();
     f.tree.unlink(&standing(), &mut batch).unwrap();
-    batch.sync().unwrap();
+    f.tree.sync(&mut batch).unwrap();
     assert!(!f.dir.path().join("accounts/alice/maps/1.0").exists());
     assert!(f.dir.path().join("accounts/alice/maps/2").exists());
 }
@@ -96,17 +96,17 @@ fn every_directory_with_a_change_is_synced() {
     let all = ["accounts", "accounts/alice", "accounts/alice/maps", "accounts/alice/maps/1.0"];
     assert_eq!(batch.dirty.iter().map(String::as_str).collect::<Vec<_>>(), all);
     assert!(batch.dirty.iter().all(|path| batch.open.contains_key(path)));
-    batch.sync().unwrap();
+    f.tree.sync(&mut batch).unwrap();
     f.tree.link(&standing(), f.sha256, false, &mut batch).unwrap();
     assert_eq!(batch.dirty.iter().map(String::as_str).collect::<Vec<_>>(), all[3..]);
-    batch.sync().unwrap();
+    f.tree.sync(&mut batch).unwrap();
     f.tree.link(&standing(), f.sha256, true, &mut batch).unwrap();
     assert!(all.iter().all(|path| batch.dirty.contains(*path) && batch.open.contains_key(*path)));
     f.tree.unlink(&standing(), &mut batch).unwrap();
     assert!(batch.dirty.contains("accounts/alice") && !batch.dirty.contains("accounts/alice/maps"));
     f.tree.link(&standing(), f.sha256, true, &mut batch).unwrap();
     assert!(batch.dirty.iter().all(|path| batch.open.contains_key(path)));
-    batch.sync().unwrap();
+    f.tree.sync(&mut batch).unwrap();
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn strays_are_found_and_removed() {
     for (dir, name) in seen.iter().filter(|(_, name)| !name.ends_with(".iso")) {
         f.tree.remove_stray(dir, name, &mut batch).unwrap();
     }
-    batch.sync().unwrap();
+    f.tree.sync(&mut batch).unwrap();
     assert!(!root.join("accounts/stray").exists());
 }
 
