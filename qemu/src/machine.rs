@@ -1,0 +1,472 @@
+//! What a machine consists of, and QEMU's command line for it.
+
+use crate::accel::Accel;
+use crate::{Error, rom};
+use std::ffi::OsString;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+/// Longest path of a Unix socket: 108 bytes with the final NUL (unix(7)).
+pub const MAX_SOCKET_PATH: usize = 107;
+/// Most forwarded ports of one interface: QEMU gets each as some 45 bytes of one argument, which Linux limits to 128 KiB.
+pub const MAX_FORWARDS: usize = 2048;
+/// Translated code that a machine keeps in emulation, in MiB. QEMU's default would be a quarter of the host's memory.
+const TRANSLATION_MIB: u32 = 256;
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its name; also that of its files.
+    pub name: String,
+    /// Memory, in MiB.
+    pub memory: u32,
+    /// Processors.
+    pub cpus: u8,
+    /// What it starts.
+    pub boot: Boot,
+    /// Network interfaces, in the order of their slots.
+    pub nics: Vec<Nic>,
+    /// Disks, in the order of their slots.
+    pub disks: Vec<Disk>,
+}
+
+/// What a machine starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Boot {
+    /// A kernel, without a firmware's detours.
+    Direct {
+        /// The kernel.
+        kernel: PathBuf,
+        /// Its first file system.
+        initrd: Option<PathBuf>,
+        /// Its command line.
+        cmdline: String,
+    },
+    /// UEFI: the disk with [`Disk::boot`].
+    Uefi {
+        /// The firmware (OVMF).
+        code: PathBuf,
+        /// The machine's own copy of the firmware's variables.
+        vars: PathBuf,
+    },
+    /// 64 KiB in place of the firmware.
+    Rom(PathBuf),
+}
+
+/// A hardware address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nic {
+    /// Its name within the machine.
+    pub id: String,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// What it is plugged into.
+    pub net: Net,
+    /// A file that gets all that passes (pcap), from the start.
+    pub capture: Option<PathBuf>,
+}
+
+/// What an interface is plugged into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Net {
+    /// One end of a segment.
+    Segment(End),
+    /// QEMU's own network, with an address translation to the host.
+    User(User),
+}
+
+/// A LAN segment between two stations. Each end is a datagram socket, so that no end has to be there first, and an end that
+/// starts again is found again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    first: PathBuf,
+    second: PathBuf,
+}
+
+/// One end of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// The socket of this end.
+    pub local: PathBuf,
+    /// The socket of the other end.
+    pub remote: PathBuf,
+}
+
+impl Segment {
+    /// A segment whose sockets are in this directory.
+    pub fn new(dir: &Path, name: &str) -> Self {
+        Self { first: dir.join(format!("{name}.0")), second: dir.join(format!("{name}.1")) }
+    }
+
+    /// The end of one station.
+    pub fn first(&self) -> End {
+        End { local: self.first.clone(), remote: self.second.clone() }
+    }
+
+    /// The end of the other station.
+    pub fn second(&self) -> End {
+        End { local: self.second.clone(), remote: self.first.clone() }
+    }
+}
+
+/// QEMU's own network: a /24 in which the host is .2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The address of the machine, which gives itself or asks for by DHCP; the network is its /24.
+    pub guest: Ipv4Addr,
+    /// Whether the machine can reach the host and the world. Forwarded ports work without.
+    pub outbound: bool,
+    /// TCP ports of the host's 127.0.0.1 that lead to ports of the machine.
+    pub forwards: Vec<Forward>,
+}
+
+/// A port of the host's 127.0.0.1 that leads to a port of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forward {
+    /// The host's.
+    pub host: u16,
+    /// The machine's.
+    pub guest: u16,
+}
+
+impl User {
+    /// A network from which nothing leads out.
+    pub fn new(guest: Ipv4Addr) -> Self {
+        Self { guest, outbound: false, forwards: Vec::new() }
+    }
+
+    /// Forwards all of a range of ports to the same ports.
+    #[must_use]
+    pub fn forward(mut self, (first, last): (u16, u16)) -> Self {
+        self.forwards.extend((first..=last).map(|port| Forward { host: port, guest: port }));
+        self
+    }
+
+    /// The address under which the machine sees the host: forwarded connections come from there.
+    pub fn host(&self) -> Ipv4Addr {
+        let [a, b, c, _] = self.guest.octets();
+        Ipv4Addr::new(a, b, c, 2)
+    }
+}
+
+/// A disk, behind a PCIe root port of its own, so that it can be pulled and plugged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Its name within the machine, and its serial number.
+    pub id: String,
+    /// The raw image.
+    pub path: PathBuf,
+    /// Whether a firmware starts from it.
+    pub boot: bool,
+}
+
+impl Disk {
+    /// A disk that nothing starts from.
+    pub fn new(id: &str, path: &Path) -> Self {
+        Self { id: id.into(), path: path.into(), boot: false }
+    }
+
+    /// The name of its root port.
+    pub(crate) fn port(&self) -> String {
+        format!("port-{}", self.id)
+    }
+
+    /// The name of its device.
+    pub(crate) fn device(&self) -> String {
+        format!("dev-{}", self.id)
+    }
+
+    /// The name of its image in QEMU's block layer.
+    pub(crate) fn node(&self) -> String {
+        format!("disk-{}", self.id)
+    }
+}
+
+/// Where the files of a running machine are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// What the serial line said.
+    pub serial: PathBuf,
+    /// What QEMU said.
+    pub log: PathBuf,
+    /// The control socket.
+    pub qmp: PathBuf,
+}
+
+impl Files {
+    /// Those of a machine, in a directory.
+    pub fn of(dir: &Path, name: &str) -> Self {
+        let file = |ending: &str| dir.join(format!("{name}.{ending}"));
+        Self { serial: file("serial"), log: file("qemu"), qmp: file("qmp") }
+    }
+}
+
+/// A list of arguments under construction.
+#[derive(Default)]
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn flag(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.push(name.into());
+        self.0.push(value.into());
+    }
+
+    /// An option with a path in it; QEMU wants commas doubled.
+    fn with_path(&mut self, name: &str, before: &str, path: &Path, after: &str) -> Result<(), Error> {
+        let path = text(path)?.replace(',', ",,");
+        self.flag(name, format!("{before}{path}{after}"));
+        Ok(())
+    }
+}
+
+fn text(path: &Path) -> Result<&str, Error> {
+    path.to_str().ok_or_else(|| Error::Description(format!("{} is not UTF-8", path.display())))
+}
+
+fn socket(path: &Path) -> Result<&Path, Error> {
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
+        let why = format!("the path of the socket {} has more than {MAX_SOCKET_PATH} bytes", path.display());
+        return Err(Error::Description(why));
+    }
+    Ok(path)
+}
+
+fn plain(id: &str) -> Result<(), Error> {
+    let first = id.chars().next().is_some_and(|c| c.is_ascii_alphabetic());
+    if first && id.len() <= 20 && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
+        return Ok(());
+    }
+    Err(Error::Description(format!("{id:?} is no name: a letter, then up to 19 of a-z A-Z 0-9 - _")))
+}
+
+impl Machine {
+    /// A machine with one processor, without networks and disks.
+    pub fn new(name: &str, memory: u32, boot: Boot) -> Self {
+        Self { name: name.into(), memory, cpus: 1, boot, nics: Vec::new(), disks: Vec::new() }
+    }
+
+    /// QEMU's arguments.
+    ///
+    /// # Errors
+    /// [`Error::Description`] when the description makes no machine.
+    pub fn args(&self, accel: Accel, files: &Files) -> Result<Vec<OsString>, Error> {
+        plain(&self.name)?;
+        let mut args = Args::default();
+        args.0.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
+        args.flag("-name", &self.name);
+        args.flag("-display", "none");
+        args.flag("-machine", "q35");
+        match accel {
+            Accel::Kvm => {
+                args.flag("-accel", "kvm");
+                args.flag("-cpu", "host");
+            }
+            Accel::Tcg => {
+                args.flag("-accel", format!("tcg,thread=multi,tb-size={TRANSLATION_MIB}"));
+                args.flag("-cpu", "max");
+            }
+        }
+        args.flag("-smp", self.cpus.to_string());
+        args.flag("-m", self.memory.to_string());
+        args.flag("-device", "virtio-rng-pci");
+        args.with_path("-chardev", "file,id=serial,path=", &files.serial, "")?;
+        args.flag("-serial", "chardev:serial");
+        args.with_path("-qmp", "unix:", socket(&files.qmp)?, ",server=on,wait=off")?;
+        self.boot.args(&mut args)?;
+        for nic in &self.nics {
+            nic.args(&mut args)?;
+        }
+        for (slot, disk) in self.disks.iter().enumerate() {
+            disk.args(slot + 1, &mut args)?;
+        }
+        Ok(args.0)
+    }
+}
+
+impl Boot {
+    fn args(&self, args: &mut Args) -> Result<(), Error> {
+        match self {
+            Self::Direct { kernel, initrd, cmdline } => {
+                args.flag("-kernel", kernel);
+                if let Some(initrd) = initrd {
+                    args.flag("-initrd", initrd);
+                }
+                args.flag("-append", cmdline);
+            }
+            Self::Uefi { code, vars } => {
+                args.with_path("-drive", "if=pflash,unit=0,format=raw,readonly=on,file=", code, "")?;
+                args.with_path("-drive", "if=pflash,unit=1,format=raw,file=", vars, "")?;
+            }
+            Self::Rom(path) => {
+                args.flag("-bios", path);
+                args.0.extend(rom::EXIT_DEVICE.map(OsString::from));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Nic {
+    fn args(&self, args: &mut Args) -> Result<(), Error> {
+        plain(&self.id)?;
+        let id = &self.id;
+        match &self.net {
+            Net::Segment(End { local, remote }) => {
+                let path = |p| Ok::<_, Error>(text(socket(p)?)?.replace(',', ",,"));
+                let (local, remote) = (path(local)?, path(remote)?);
+                let ends = format!("local.type=unix,local.path={local},remote.type=unix,remote.path={remote}");
+                args.flag("-netdev", format!("dgram,id={id},{ends}"));
+            }
+            Net::User(user) => args.flag("-netdev", user.netdev(id)?),
+        }
+        args.flag("-device", format!("virtio-net-pci,id=dev-{id},netdev={id},mac={}", self.mac));
+        if let Some(capture) = &self.capture {
+            args.with_path("-object", &format!("filter-dump,id=dump-{id},netdev={id},file="), capture, "")?;
+        }
+        Ok(())
+    }
+}
+
+impl User {
+    fn netdev(&self, id: &str) -> Result<String, Error> {
+        if self.forwards.len() > MAX_FORWARDS {
+            let why = format!("{id} forwards {} ports, but at most {MAX_FORWARDS} can be", self.forwards.len());
+            return Err(Error::Description(why));
+        }
+        let [a, b, c, last] = self.guest.octets();
+        // .2 is the host, .3 its name server; from .4 the machine may ask for its address.
+        if !(4..=239).contains(&last) {
+            return Err(Error::Description(format!("{} is not between .4 and .239", self.guest)));
+        }
+        let restrict = if self.outbound { "off" } else { "on" };
+        let mut netdev = format!(
+            "user,id={id},net={a}.{b}.{c}.0/24,host={},dhcpstart={},ipv6=off,restrict={restrict}",
+            self.host(),
+            self.guest
+        );
+        for Forward { host, guest } in &self.forwards {
+            netdev.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-{}:{guest}", self.guest));
+        }
+        Ok(netdev)
+    }
+}
+
+impl Disk {
+    fn args(&self, slot: usize, args: &mut Args) -> Result<(), Error> {
+        plain(&self.id)?;
+        let (port, node, device) = (self.port(), self.node(), self.device());
+        args.flag("-device", format!("pcie-root-port,id={port},chassis={slot},slot={slot}"));
+        let block = format!("driver=raw,node-name={node},discard=unmap,file.driver=file,file.filename=");
+        args.with_path("-blockdev", &block, &self.path, "")?;
+        let boot = if self.boot { ",bootindex=1" } else { "" };
+        let id = &self.id;
+        args.flag("-device", format!("virtio-blk-pci,id={device},drive={node},serial={id},bus={port}{boot}"));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        let boot = Boot::Direct { kernel: "/k".into(), initrd: Some("/i".into()), cmdline: "quiet a=b".into() };
+        let segment = Segment::new(Path::new("/run/x"), "lan");
+        let user = User::new(Ipv4Addr::new(10, 83, 200, 15)).forward((7640, 7641));
+        Machine {
+            nics: vec![
+                Nic {
+                    id: "lan".into(),
+                    mac: Mac([82, 84, 0, 1, 2, 255]),
+                    net: Net::Segment(segment.second()),
+                    capture: None,
+                },
+                Nic {
+                    id: "mgmt".into(),
+                    mac: Mac([82, 84, 0, 1, 2, 3]),
+                    net: Net::User(user),
+                    capture: Some("/tmp/a,b".into()),
+                },
+            ],
+            disks: vec![Disk::new("state", Path::new("/d/state.raw")), Disk::new("data0", Path::new("/d/0.raw"))],
+            ..Machine::new("web", 1024, boot)
+        }
+    }
+
+    fn args(machine: &Machine) -> Result<Vec<String>, Error> {
+        let args = machine.args(Accel::Tcg, &Files::of(Path::new("/run/x"), "web"))?;
+        Ok(args.into_iter().map(|a| a.into_string().unwrap()).collect())
+    }
+
+    #[test]
+    fn the_command_line() {
+        let args = args(&machine()).unwrap();
+        let has = |name: &str, value: &str| {
+            assert!(args.windows(2).any(|w| w[0] == name && w[1] == value), "{name} {value} is not in {args:#?}");
+        };
+        has("-append", "quiet a=b");
+        has(
+            "-netdev",
+            "dgram,id=lan,local.type=unix,local.path=/run/x/lan.1,remote.type=unix,remote.path=/run/x/lan.0",
+        );
+        has("-device", "virtio-net-pci,id=dev-lan,netdev=lan,mac=52:54:00:01:02:ff");
+        has(
+            "-netdev",
+            "user,id=mgmt,net=10.83.200.0/24,host=10.83.200.2,dhcpstart=10.83.200.15,ipv6=off,restrict=on,\
+             hostfwd=tcp:127.0.0.1:7640-10.83.200.15:7640,hostfwd=tcp:127.0.0.1:7641-10.83.200.15:7641",
+        );
+        has("-object", "filter-dump,id=dump-mgmt,netdev=mgmt,file=/tmp/a,,b");
+        has("-device", "pcie-root-port,id=port-data0,chassis=2,slot=2");
+        has("-device", "virtio-blk-pci,id=dev-data0,drive=disk-data0,serial=data0,bus=port-data0");
+        has("-chardev", "file,id=serial,path=/run/x/web.serial");
+        assert!(args.iter().any(|a| a == "-nodefaults"));
+    }
+
+    #[test]
+    fn a_serial_line_is_never_written_to() {
+        let args = args(&machine()).unwrap();
+        assert!(!args.iter().any(|a| a.contains("stdio") || a.contains("pty")), "{args:?}");
+        assert_eq!(args.iter().filter(|a| *a == "-chardev" || *a == "-serial").count(), 2);
+    }
+
+    #[test]
+    fn what_makes_no_machine() {
+        let with = |change: fn(&mut Machine)| {
+            let mut machine = machine();
+            change(&mut machine);
+            args(&machine)
+        };
+        let forwards = |m: &mut Machine, n: usize| {
+            let forwards = vec![Forward { host: 1, guest: 1 }; n];
+            m.nics[1].net = Net::User(User { forwards, ..User::new(Ipv4Addr::new(10, 0, 0, 15)) });
+        };
+        let mut most = machine();
+        forwards(&mut most, MAX_FORWARDS);
+        assert!(args(&most).unwrap().iter().all(|a| a.len() < 128 << 10));
+        forwards(&mut most, MAX_FORWARDS + 1);
+        assert!(args(&most).is_err());
+        assert!(with(|m| m.name = "a,b".into()).is_err());
+        assert!(with(|m| m.disks[0].id = String::new()).is_err());
+        assert!(with(|m| m.nics[0].id = "x".repeat(21)).is_err());
+        assert!(with(|m| m.nics[1].net = Net::User(User::new(Ipv4Addr::new(10, 0, 0, 2)))).is_err());
+        let long = |n: usize| Segment::new(Path::new(&format!("/{}", "x".repeat(n - 5))), "s").first();
+        for (length, fits) in [(MAX_SOCKET_PATH, true), (MAX_SOCKET_PATH + 1, false)] {
+            let mut machine = machine();
+            assert_eq!(long(length).local.as_os_str().len(), length);
+            machine.nics[0].net = Net::Segment(long(length));
+            assert_eq!(args(&machine).is_ok(), fits, "{length}");
+        }
+    }
+}
