@@ -67,6 +67,8 @@ pub fn reconcile(ledger: &Ledger, tree: &Tree, grace: Grace, now: Now) -> Result
         report.incoming += 1;
     }
     storeroom(ledger, tree, now, &mut report)?;
+    // Before the leases: a stray name may stand where one of their directories belongs.
+    strays(ledger, tree, &mut report)?;
     let mut todo = Vec::new();
     let mut objects = HashMap::new();
     for entry in ledger.read()?.leases(0)? {
@@ -81,7 +83,6 @@ pub fn reconcile(ledger: &Ledger, tree: &Tree, grace: Grace, now: Now) -> Result
         repair(ledger, tree, now, todo, &mut report)?;
         todo = rest;
     }
-    strays(ledger, tree, &mut report)?;
     report.interrupted = ledger.write(|txn| {
         let open = txn.open_transfers()?;
         for number in &open {

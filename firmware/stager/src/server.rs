@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::task::JoinSet;
 
 /// How often the counts of transfers under way go into the ledger.
 const PROGRESS: Duration = Duration::from_secs(10);
@@ -154,51 +155,63 @@ pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown
         throttle: Throttle::default(),
     };
     let sessions = Arc::new(Sessions::new(door));
-    // Everything below ends with this one, which also ends when the writer does.
+    // Everything below ends with this one, which also ends when the writer or any of it does.
     let (trigger, end) = Shutdown::manual();
-    let outbox = tokio::spawn(outbox::run(ledger.clone(), database.clone(), engine.clone(), end.clone()));
-    let watch = Watch {
-        ledger: ledger.clone(),
-        database: database.clone(),
-        engine: engine.clone(),
-        cache,
-        clock: clock.clone(),
-    };
-    let watch = tokio::spawn(revocations::run(watch, end.clone()));
-    let tick = tokio::spawn(tick(engine.clone(), sessions.clone(), config.sweep_seconds, end.clone()));
-    let commands = {
-        let floor = config.min_free_bytes;
-        let name = config.name.clone();
-        let (engine, sessions) = (engine.clone(), sessions.clone());
+    let mut tasks = JoinSet::new();
+    {
+        let (ledger, database, engine, end) = (ledger.clone(), database.clone(), engine.clone(), end.clone());
+        tasks.spawn(quietly(outbox::run(ledger, database, engine, end)));
+    }
+    {
+        let (ledger, database, engine, clock) = (ledger.clone(), database.clone(), engine.clone(), clock.clone());
+        let (watch, end) = (Watch { ledger, database, engine, cache, clock }, end.clone());
+        tasks.spawn(quietly(revocations::run(watch, end)));
+    }
+    {
+        let (engine, sessions, every, end) = (engine.clone(), sessions.clone(), config.sweep_seconds, end.clone());
+        tasks.spawn(quietly(tick(engine, sessions, every, end)));
+    }
+    {
+        let (sessions, path, end) = (sessions.clone(), config.sessions.clone(), end.clone());
+        let (allowed, most) = (Peers::uids(&config.session_uids), config.max_sessions);
+        tasks.spawn(async move {
+            let served = sessions.serve(sockets.sessions, allowed, most, end).await;
+            served.map_err(|source| RunError::Socket { path, source })
+        });
+    }
+    {
+        let (name, floor, engine) = (config.name.clone(), config.min_free_bytes, engine.clone());
         let service = Stager { name, verifier, tree, ledger, engine, clock, database, sessions, floor, found };
-        let allowed = Peers::uids(&config.allow_uids);
-        tokio::spawn(daemon::ipc::serve(sockets.commands, allowed, service, end.clone()))
-    };
-    let session_server = {
-        let (sessions, allowed, most) = (sessions, Peers::uids(&config.session_uids), config.max_sessions);
-        tokio::spawn(async move { sessions.serve(sockets.sessions, allowed, most, end).await })
-    };
+        let (path, allowed) = (config.socket.clone(), Peers::uids(&config.allow_uids));
+        tasks.spawn(async move {
+            let served = daemon::ipc::serve(sockets.commands, allowed, service, end).await;
+            served.map_err(|source| RunError::Socket { path, source })
+        });
+    }
     notify::ready();
-    let early = tokio::select! {
-        () = shutdown.wait() => None,
-        outcome = &mut ended => Some(outcome),
+    let (early, outcome) = tokio::select! {
+        () = shutdown.wait() => (Ok(()), None),
+        outcome = &mut ended => (Ok(()), Some(outcome)),
+        Some(task) = tasks.join_next() => (Err(task.map_or(RunError::Task, |t| t.err().unwrap_or(RunError::Task))), None),
     };
     trigger.fire();
     // Sessions first: their last words go into the ledger.
-    let served = [(session_server.await, &config.sessions), (commands.await, &config.socket)];
-    for task in [outbox, watch, tick] {
-        task.await.map_err(|_| RunError::Task)?;
+    let mut late = Ok(());
+    while let Some(task) = tasks.join_next().await {
+        late = late.and(task.unwrap_or(Err(RunError::Task)));
     }
     engine.stop();
-    let outcome = match early {
+    let outcome = match outcome {
         Some(outcome) => outcome,
         None => ended.await,
     };
-    outcome.map_err(|_| EngineError::Thread)??;
-    for (served, path) in served {
-        let served = served.map_err(|_| RunError::Task)?;
-        served.map_err(|source| RunError::Socket { path: path.clone(), source })?;
-    }
+    let written = outcome.map_err(|_| EngineError::Thread).flatten();
+    early.and(late).and(written.map_err(RunError::from))
+}
+
+/// A task that has nothing to tell.
+async fn quietly(task: impl Future<Output = ()>) -> Result<(), RunError> {
+    task.await;
     Ok(())
 }
 

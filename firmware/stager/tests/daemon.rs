@@ -361,3 +361,20 @@ async fn descriptors_lead_nowhere_else() {
     assert_ne!(path.file_name(), Path::new("tickets").file_name());
     stager.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_fails_ends_the_daemon_and_a_start_repairs_it() {
+    let site = Site::new();
+    let stager = site.start();
+    stager.put(CONTENT).await;
+    // Something that no part of the stager makes: a symbolic link where a customer's directory belongs.
+    std::os::unix::fs::symlink("/nonexistent", site.root().join("accounts/alice")).unwrap();
+    let grant = site.grant(1, Standing, CONTENT);
+    assert_eq!(fault(&stager.stage(1, grant.clone()).await), Some(Fault::Unavailable));
+    let ended = stager.ended().await.unwrap_err();
+    assert!(daemon::report(&ended).contains("file system"), "{}", daemon::report(&ended));
+
+    let stager = site.start();
+    assert!(matches!(stager.stage(1, grant).await, Reply::Staged { .. }), "the lease was committed before");
+    stager.stop().await;
+}

@@ -273,6 +273,11 @@ impl Running {
         tokio::time::timeout(PATIENCE, self.task).await.expect("it ends in time").unwrap().unwrap();
     }
 
+    /// Waits for it to end by itself.
+    pub(crate) async fn ended(self) -> Result<(), RunError> {
+        tokio::time::timeout(PATIENCE, self.task).await.expect("it ends in time").unwrap()
+    }
+
     pub(crate) async fn ask(&self, from: &str, request: Request) -> Reply {
         Client::new(&self.socket).call(from, request).await.unwrap()
     }
