@@ -1,7 +1,7 @@
 //! Revocations: a question to the database is always open, so that a right that is withdrawn there ends here at once.
 //!
 //! The answers also bring the database's time. A time is worth something only if it has not been held back on the way: the question
-//! bounds that, since an answer that comes later than [`ANSWER`] after it is not used.
+//! bounds that, since an answer that comes more than a minute and a half after it is not used.
 
 use crate::clock::Clock;
 use crate::database::{self, Backoff, Database};

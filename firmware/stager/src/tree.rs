@@ -14,12 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use tobj::{FileName, Id, LeaseKind, Name, Sha256};
-
-use crate::rows::Lease;
+use tobj::{Id, Name, Sha256};
 
 mod flush;
+mod place;
+
 use flush::Flusher;
+pub use place::Place;
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 const PRIVATE: Mode = Mode::S_IRWXU;
@@ -71,62 +72,6 @@ impl TreeError {
 }
 
 type Result<T> = std::result::Result<T, TreeError>;
-
-/// Where the link of a lease is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// In the account of a customer.
-    Account {
-        /// Whose.
-        customer: Name,
-        /// The product.
-        product: Name,
-        /// Its version.
-        version: Name,
-        /// The file.
-        file: FileName,
-    },
-    /// In the directory of a one-time lease.
-    Ticket {
-        /// The lease.
-        lease: Id,
-        /// The file.
-        file: FileName,
-    },
-}
-
-impl Place {
-    /// Where the link of this lease belongs.
-    pub fn of(id: Id, lease: &Lease) -> Self {
-        match lease.kind {
-            LeaseKind::Standing => Self::Account {
-                customer: lease.customer.clone(),
-                product: lease.product.clone(),
-                version: lease.version.clone(),
-                file: lease.file.clone(),
-            },
-            LeaseKind::OneTime => Self::Ticket { lease: id, file: lease.file.clone() },
-        }
-    }
-
-    /// The directories from the root to the file, and the file.
-    fn parts(&self) -> (Vec<String>, &str) {
-        match self {
-            Self::Account { customer, product, version, file } => {
-                (vec![ACCOUNTS.into(), customer.to_string(), product.to_string(), version.to_string()], file.as_str())
-            }
-            Self::Ticket { lease, file } => (vec![TICKETS.into(), lease.to_string()], file.as_str()),
-        }
-    }
-
-    /// How many of the directories go with the last file in them: a customer's own stays.
-    fn prunable(&self) -> usize {
-        match self {
-            Self::Account { .. } => 2,
-            Self::Ticket { .. } => 1,
-        }
-    }
-}
 
 const STOREROOM: &str = "storeroom";
 const ACCOUNTS: &str = "accounts";

@@ -2,6 +2,7 @@ use super::*;
 use crate::rows::tests::lease;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use tobj::LeaseKind;
 
 struct Fixture {
     dir: tempfile::TempDir,
