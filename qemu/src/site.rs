@@ -11,7 +11,7 @@
 //! forwarded ports and back, nowhere else.
 
 use crate::machine::{Boot, Disk, Mac, Machine, Net, Nic, Segment, User};
-use keys::site::Role;
+use keys::site::{Address, Machine as Planned, Network, NetworkRole, Prefix, Role};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -78,20 +78,38 @@ pub fn lan_address(role: Role) -> Ipv4Addr {
     all.find(|i| i.face == Face::Lan(towards)).expect("every role has a segment with it").address
 }
 
-/// The network that the operators' connections come from, as a machine sees it.
-pub fn operators(role: Role) -> String {
-    let all = interfaces(role);
-    let management = all.iter().find(|i| i.face == Face::Management).expect("every role has one");
-    format!("{}/32", User::new(management.address).host())
+/// How a machine of this role appears in the plan of a site in VMs: customers and operators reach it at the host's
+/// 127.0.0.1, on the ports that are its own.
+pub fn planned(role: Role) -> Planned {
+    let network = |i: Interface| Network {
+        interface: keys::site::Interface::Mac(i.mac.0),
+        role: match i.face {
+            Face::Public => NetworkRole::Public,
+            Face::Lan(_) => NetworkRole::Lan,
+            Face::Management => NetworkRole::Management,
+        },
+        address: Address::Static(Prefix { address: i.address.into(), length: PREFIX }),
+        gateway: None,
+    };
+    let management = interfaces(role).into_iter().find(|i| i.face == Face::Management).expect("every role has one");
+    let host = User::new(management.address).host();
+    let at_host = || Some("127.0.0.1".to_owned());
+    Planned {
+        management: at_host(),
+        public: (role != Role::Database).then(at_host).flatten(),
+        operators_from: vec![Prefix { address: host.into(), length: 32 }],
+        networks: interfaces(role).into_iter().map(network).collect(),
+        ..Planned::new(role, &lan_address(role).to_string())
+    }
 }
 
-/// Ports that lead from the host to the same ports of a machine.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ports {
-    /// The commlink's range, on the management side.
-    pub commlink: (u16, u16),
-    /// What customers reach, on the public side: first and last of each range.
-    pub public: Vec<(u16, u16)>,
+/// The ports at which customers reach a machine: first and last of each range.
+fn customers(planned: &Planned) -> Vec<(u16, u16)> {
+    match planned.role {
+        Role::Download => vec![(planned.ftp, planned.ftp), planned.passive],
+        Role::Web => vec![(planned.https, planned.https)],
+        Role::Database => Vec::new(),
+    }
 }
 
 /// The name of an interface within its machine.
@@ -108,31 +126,32 @@ pub fn segment(dir: &Path, other: Role) -> Segment {
     Segment::new(dir, &format!("web-{}", other.as_str()))
 }
 
-/// A machine of the site.
-pub fn machine(role: Role, dir: &Path, boot: Boot, disks: Vec<Disk>, ports: &Ports) -> Machine {
+/// A machine of the site. Every port that the plan gives it leads from the host to the same port of the machine.
+pub fn machine(planned: &Planned, dir: &Path, boot: Boot, disks: Vec<Disk>) -> Machine {
+    let role = planned.role;
     let net = |interface: &Interface| match interface.face {
         Face::Public => {
             let user = User::new(interface.address);
-            Net::User(ports.public.iter().fold(user, |user, range| user.forward(*range)))
+            Net::User(customers(planned).into_iter().fold(user, User::forward))
         }
-        Face::Management => Net::User(User::new(interface.address).forward(ports.commlink)),
+        Face::Management => Net::User(User::new(interface.address).forward(planned.ports)),
         Face::Lan(Role::Web) => Net::Segment(segment(dir, role).second()),
         Face::Lan(other) => Net::Segment(segment(dir, other).first()),
     };
     let nic = |i: &Interface| Nic { id: nic_name(i.face), mac: i.mac, net: net(i), capture: None };
     let nics = interfaces(role).iter().map(nic).collect();
-    Machine { nics, disks, ..Machine::new(role.as_str(), MEMORY, boot) }
+    Machine { nics, disks, ..Machine::new(&planned.name, MEMORY, boot) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keys::site::Plan;
     use std::collections::BTreeSet;
 
     fn site() -> Vec<Machine> {
-        let ports = Ports { commlink: (7640, 7655), public: vec![(2121, 2121), (50_000, 50_063)] };
         let boot = Boot::Rom("/rom".into());
-        Role::ALL.map(|role| machine(role, Path::new("/run/x"), boot.clone(), Vec::new(), &ports)).to_vec()
+        Role::ALL.map(|role| machine(&planned(role), Path::new("/run/x"), boot.clone(), Vec::new())).to_vec()
     }
 
     #[test]
@@ -146,7 +165,25 @@ mod tests {
             assert_eq!(nets.len(), interfaces(role).len());
         }
         assert_eq!(lan_address(Role::Web), Ipv4Addr::new(10, 83, 1, 1));
-        assert_eq!(operators(Role::Database), "10.83.202.2/32");
+    }
+
+    #[test]
+    fn the_plan_is_one() {
+        let plan = Plan {
+            name: "vms".into(),
+            operators: vec!["operator".into()],
+            time: Vec::new(),
+            machines: Role::ALL.map(planned).to_vec(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        plan.create(&dir.path().join("site")).unwrap();
+        let [download, web, database] = &plan.machines[..] else { panic!() };
+        let seen = |a: &Planned, b: &Planned| a.address_seen_by(b).map(|a| a.to_string());
+        assert_eq!(seen(web, download).as_deref(), Some("10.83.1.1"));
+        assert_eq!(seen(download, web).as_deref(), Some("10.83.1.2"));
+        assert_eq!(seen(database, web).as_deref(), Some("10.83.2.2"));
+        assert_eq!(database.operators_from[0].to_string(), "10.83.202.2/32");
+        assert_eq!((web.operators_host(), web.public.as_deref()), ("127.0.0.1", Some("127.0.0.1")));
     }
 
     #[test]
