@@ -1,11 +1,16 @@
-//! What tests across crates share: a site whose daemons run for real on loopback.
+//! What tests across crates share: a desk with a running site before it, whose daemons run for real, on loopback or in VMs, and
+//! what is tried on both ([`scenarios`]).
 //!
 //! The programs are those that `cargo build --workspace --bins` made; `cargo xtask test` does that first.
 
+pub mod scenarios;
+
 use serde_json::Value;
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use xtask::access::Access;
 use xtask::customer::Customer;
 use xtask::local::{Lifetimes, Local, Setup, temporary};
 
@@ -15,12 +20,27 @@ pub const PASSWORD: &str = "correct horse battery staple";
 /// How long an event may take that is sure to come.
 const EVENT: Duration = Duration::from_secs(60);
 
-/// A running site. Its files are removed at the end of a test that passed.
+/// What an operator and his customers have before them: a site, from the outside, and a place for files.
+#[derive(Debug)]
+pub struct Desk {
+    access: Access,
+    dir: PathBuf,
+}
+
+/// A site of processes on this host. Its files are removed at the end of a test that passed.
 #[derive(Debug)]
 pub struct Site {
     /// The daemons.
     pub local: Local,
-    dir: PathBuf,
+    desk: Desk,
+}
+
+impl Deref for Site {
+    type Target = Desk;
+
+    fn deref(&self) -> &Desk {
+        &self.desk
+    }
 }
 
 impl Site {
@@ -42,7 +62,25 @@ impl Site {
         let bins = test.ancestors().nth(2).expect("tests are in target/PROFILE/deps");
         let setup = Setup { lifetimes, ..Setup::new(bins, &dir) };
         let local = setup.start().unwrap_or_else(|error| panic!("{error:#}; logs are in {}", dir.display()));
-        Self { local, dir }
+        let desk = Desk::new(local.access(), &dir);
+        Self { local, desk }
+    }
+
+    /// The path of an object in the storeroom.
+    pub fn stored(&self, sha256: &str) -> PathBuf {
+        self.local.storage().join("storeroom").join(&sha256[..2]).join(sha256)
+    }
+}
+
+impl Desk {
+    /// Before this site; files of the test go to this directory.
+    pub fn new(access: &Access, dir: &Path) -> Self {
+        Self { access: access.clone(), dir: dir.into() }
+    }
+
+    /// The site.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
 
     /// A path for a file of the test's.
@@ -55,7 +93,7 @@ impl Site {
     /// # Panics
     /// When it fails.
     pub fn operate(&self, args: &[&str]) -> String {
-        let output = self.local.operate(args, &format!("{PASSWORD}\n")).unwrap_or_else(|error| panic!("{error:#}"));
+        let output = self.access.operate(args, &format!("{PASSWORD}\n")).unwrap_or_else(|error| panic!("{error:#}"));
         String::from_utf8(output.stdout).expect("ffsctl prints text")
     }
 
@@ -91,7 +129,7 @@ impl Site {
 
     /// A customer's browser, not logged in.
     pub fn browser(&self, name: &str) -> Customer {
-        Customer::new(&self.local.portal_url(), &self.local.ca(), &self.path(&format!("{name}.jar")))
+        Customer::new(&self.access.portal_url(), &self.access.ca(), &self.path(&format!("{name}.jar")))
     }
 
     /// A customer's browser, logged in.
@@ -113,9 +151,22 @@ impl Site {
         self.operate_json(&["lease", "list"]).as_array().expect("a list").clone()
     }
 
-    /// The path of an object in the storeroom.
-    pub fn stored(&self, sha256: &str) -> PathBuf {
-        self.local.storage().join("storeroom").join(&sha256[..2]).join(sha256)
+    /// Those of one customer.
+    ///
+    /// # Panics
+    /// When `ffsctl` fails.
+    pub fn leases_of(&self, customer: &str) -> Vec<Value> {
+        self.leases().into_iter().filter(|lease| lease["customer"] == customer).collect()
+    }
+
+    /// The audit trail's records with this event, of one customer if he is known.
+    ///
+    /// # Panics
+    /// When `ffsctl` fails.
+    pub fn audit(&self, event: &str, customer: Option<&str>) -> Vec<Value> {
+        let trail = self.operate_json(&["audit", "list"]);
+        let all = trail.as_array().expect("a list").iter().filter(|e| e["event"] == event);
+        all.filter(|e| customer.is_none_or(|name| e["customer"] == name)).cloned().collect()
     }
 }
 
@@ -126,7 +177,7 @@ impl Drop for Site {
             eprintln!("logs are in {}", self.local.logs().display());
         } else {
             // Nobody needs it any more.
-            let _ = fs::remove_dir_all(&self.dir);
+            let _ = fs::remove_dir_all(&self.desk.dir);
         }
     }
 }

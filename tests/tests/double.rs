@@ -47,9 +47,9 @@ fn lies(request: &Message) -> Vec<Reply> {
 
 /// Serves download machines on the web machine's ports; counts what it was asked.
 fn double(runtime: &Runtime, site: &Site, lie: Lie) -> Arc<AtomicUsize> {
-    let bags = Arc::new(Bags::load(&site.local.site().join("web/bags")).unwrap());
+    let bags = Arc::new(Bags::load(&site.access().site().join("web/bags")).unwrap());
     let asked = Arc::new(AtomicUsize::new(0));
-    let (first, last) = site.local.machine(Role::Web).ports;
+    let (first, last) = site.access().machine(Role::Web).ports;
     for port in first..=last {
         let (bags, asked) = (bags.clone(), asked.clone());
         let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", port))).unwrap();
@@ -125,10 +125,10 @@ fn the_double_cannot_speak_for_the_database() {
         site.local.daemon(Role::Web, "commlinkd").kill();
         let runtime = Runtime::new().unwrap();
         let asked = double(&runtime, &site, lie);
-        let error = download(&site.local, Ftp::Clear, "ada", PASSWORD, &staged.account_path, &site.path("x"));
+        let error = download(site.access(), Ftp::Clear, "ada", PASSWORD, &staged.account_path, &site.path("x"));
         assert!(error.is_err(), "{lie:?}: a login was accepted");
         // Known on the download machine itself, so it goes on; what it leaves behind is an audit record.
-        download_staged(&site.local, Ftp::Clear, ticket, &site.path("x")).unwrap();
+        download_staged(site.access(), Ftp::Clear, ticket, &site.path("x")).unwrap();
         let before = asked.load(Ordering::SeqCst);
         eventually("the outbox tries again", || (asked.load(Ordering::SeqCst) > before).then_some(()));
         assert!(asked.load(Ordering::SeqCst) > 0, "{lie:?} was never told");
@@ -138,7 +138,7 @@ fn the_double_cannot_speak_for_the_database() {
         eventually("the record that nobody acknowledged", || (transfers(&site) == done + 1).then_some(()));
     }
     // What the customer could do before he can do again, and the trail has no gap and nothing twice.
-    download(&site.local, Ftp::Clear, "ada", PASSWORD, &staged.account_path, &site.path("x")).unwrap();
+    download(site.access(), Ftp::Clear, "ada", PASSWORD, &staged.account_path, &site.path("x")).unwrap();
     eventually("the last record", || (transfers(&site) == all.len() + 1).then_some(()));
     let trail = site.operate_json(&["audit", "list"]);
     let mut numbers: Vec<_> = trail.as_array().unwrap().iter().filter(|e| e["appliance"] == "download").collect();
@@ -176,9 +176,9 @@ fn the_double_cannot_make_a_lease_or_do_what_is_not_the_web_machines() {
     site.customer("ada", &["maps"]);
     let staged = site.logged_in("ada").stage("maps", "1").unwrap();
     let leases = site.leases();
-    let bags = Arc::new(Bags::load(&site.local.site().join("web/bags")).unwrap());
+    let bags = Arc::new(Bags::load(&site.access().site().join("web/bags")).unwrap());
     let peers = [Role::Download, Role::Database].map(|role| {
-        let machine = site.local.machine(role);
+        let machine = site.access().machine(role);
         let ports = Ports::new(machine.ports.0, machine.ports.1).unwrap();
         Peer { name: machine.name.clone(), host: Some(machine.host.clone()), ports: Some(ports), via: None }
     });

@@ -33,14 +33,14 @@ fn holds(stream: &[u8], pattern: &[u8]) -> bool {
 #[test]
 fn a_listener_between_the_machines_learns_nothing() {
     let site = Site::start();
-    let ranges: Vec<(u16, u16)> = Role::ALL.iter().map(|role| site.local.machine(*role).ports).collect();
+    let ranges: Vec<(u16, u16)> = Role::ALL.iter().map(|role| site.access().machine(*role).ports).collect();
     let capture = Capture::start(move |port| ranges.iter().any(|(first, last)| (*first..=*last).contains(&port)));
     let object = b"bytes of an object that only one customer may have ".repeat(2000);
     site.object("geheimprodukt", "2026.11", "vertraulich.bin", &object);
     site.customer("adalovelace", &["geheimprodukt"]);
     let staged = site.logged_in("adalovelace").stage("geheimprodukt", "2026.11").unwrap();
     let to = site.path("x");
-    download(&site.local, Ftp::Tls, "adalovelace", PASSWORD, &staged.account_path, &to).unwrap();
+    download(site.access(), Ftp::Tls, "adalovelace", PASSWORD, &staged.account_path, &to).unwrap();
     eventually("the transfer in the audit trail", || {
         let trail = site.operate_json(&["audit", "list"]).to_string();
         trail.contains("TRANSFER").then_some(())

@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::test::Scope;
+use crate::up::Kind;
 use crate::{Usage, bench, demo, interrupt, test, up};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ struct Args {
 enum Task {
     /// Everything from nothing to a delivered file: makes a site, starts the three roles, stages, downloads, compares.
     Demo {
-        /// As processes on this host; the only way so far.
+        /// As processes on this host, in place of VMs.
         #[arg(long)]
         local: bool,
         /// The file to deliver; a file of over 10 MB that the machine has, if none is named.
@@ -39,9 +40,12 @@ enum Task {
     },
     /// Start the three roles, fill in customers and objects, and write target/ffs/endpoints.json.
     Up {
-        /// As processes on this host; the only way so far.
-        #[arg(long)]
+        /// As processes on this host.
+        #[arg(long, conflicts_with = "vm")]
         local: bool,
+        /// As VMs; what is done when neither is asked for.
+        #[arg(long)]
+        vm: bool,
         /// Without customers and objects.
         #[arg(long)]
         empty: bool,
@@ -53,13 +57,17 @@ enum Task {
     Down,
     /// Measure, as ratios within one run.
     Bench {
-        /// What: staging.
+        /// What: commlink, staging.
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
         /// Write the table as JSON too.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+}
+
+fn kind(local: bool) -> Kind {
+    if local { Kind::Local } else { Kind::Vm }
 }
 
 /// Runs the command line: 0 done, 1 failed, 2 wrong usage or something the user must do first.
@@ -74,11 +82,11 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let outcome = match args.task {
-        Task::Demo { local: _, object, keep } => demo::demo(object, keep),
+        Task::Demo { local, object, keep } => demo::demo(kind(local), object, keep),
         Task::Test { long: Some(name), .. } => test::test(&Scope::Long(name)),
         Task::Test { fast: true, .. } => test::test(&Scope::Fast),
         Task::Test { .. } => test::test(&Scope::Must),
-        Task::Up { local: _, empty, detach } => up::up(empty, detach),
+        Task::Up { local, vm: _, empty, detach } => up::up(kind(local), empty, detach),
         Task::Down => up::down(),
         Task::Bench { names, json } => bench::bench(&names, json.as_deref()),
     };

@@ -1,6 +1,7 @@
 //! A customer: logs in at the portal, stages, downloads; all with curl, as a person's script would.
 
-use crate::local::{Local, run_with_input, succeed};
+use crate::access::Access;
+use crate::local::{run_with_input, succeed};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -182,15 +183,12 @@ pub enum Ftp {
 ///
 /// # Errors
 /// When curl fails; its exit code and message are in the error.
-pub fn download(local: &Local, ftp: Ftp, user: &str, password: &str, path: &str, to: &Path) -> Result<()> {
-    download_from(&local.ca(), "127.0.0.1", local.public().ftp, ftp, (user, password), path, to)
-}
-
-fn download_from(ca: &Path, host: &str, port: u16, ftp: Ftp, who: (&str, &str), path: &str, to: &Path) -> Result<()> {
+pub fn download(site: &Access, ftp: Ftp, user: &str, password: &str, path: &str, to: &Path) -> Result<()> {
+    let (host, port) = site.ftp();
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--fail", "--max-time", "600", "--config", "-"]);
     if ftp == Ftp::Tls {
-        curl.args(["--ssl-reqd", "--cacert"]).arg(ca);
+        curl.args(["--ssl-reqd", "--cacert"]).arg(site.ca());
     }
     // An absolute path has its first slash encoded (RFC 1738, 3.2.2); curl sends the rest as it is.
     let url = format!(
@@ -200,7 +198,7 @@ fn download_from(ca: &Path, host: &str, port: u16, ftp: Ftp, who: (&str, &str), 
     curl.arg("--output").arg(to).arg(url);
     // By standard input, since arguments are seen by everybody.
     let quoted = |s: &str| s.replace('\\', "\\\\").replace('"', "\\\"");
-    run_with_input(&mut curl, &format!("user = \"{}:{}\"\n", quoted(who.0), quoted(who.1)))?;
+    run_with_input(&mut curl, &format!("user = \"{}:{}\"\n", quoted(user), quoted(password)))?;
     Ok(())
 }
 
@@ -208,8 +206,8 @@ fn download_from(ca: &Path, host: &str, port: u16, ftp: Ftp, who: (&str, &str), 
 ///
 /// # Errors
 /// When curl fails.
-pub fn download_staged(local: &Local, ftp: Ftp, staged: &Staged, to: &Path) -> Result<()> {
-    download(local, ftp, &staged.user, &staged.password, &staged.file, to)
+pub fn download_staged(site: &Access, ftp: Ftp, staged: &Staged, to: &Path) -> Result<()> {
+    download(site, ftp, &staged.user, &staged.password, &staged.file, to)
 }
 
 /// The SHA-256 of a file, in hex.

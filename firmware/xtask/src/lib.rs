@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout, reason = "a command-line tool")]
 
+pub mod access;
 mod bench;
 mod cli;
 pub mod customer;
@@ -12,8 +13,11 @@ pub mod endpoints;
 pub mod host;
 mod interrupt;
 pub mod local;
+mod ports;
+mod steps;
 mod test;
 mod up;
+pub mod vm;
 
 pub use cli::main;
 

@@ -10,16 +10,16 @@
 //! ```
 
 mod configs;
-mod ports;
 mod process;
 
-pub use configs::{Lifetimes, Public};
+pub use configs::Lifetimes;
 pub use process::Daemon;
 
+use crate::access::{Access, OPERATOR, Running};
 use crate::interrupt::{self, Waiting};
+use crate::ports::Ports;
 use anyhow::{Context, Result, bail};
 use keys::site::{Machine, Plan, Role};
-use ports::Ports;
 use process::Unit;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -38,9 +38,6 @@ const DAEMONS: [(Role, &str); 6] = [
 
 /// ftpd comes last, since it asks stagerd.
 const FTPD: (Role, &str) = (Role::Download, "ftpd");
-
-/// The operator of a site on one host.
-pub const OPERATOR: &str = "operator";
 
 /// First uid of the daemons; each machine has ten.
 const FIRST_UID: u32 = 64_000;
@@ -108,9 +105,7 @@ pub struct Setup {
 /// The three roles, running. Dropping it stops them.
 #[derive(Debug)]
 pub struct Local {
-    dir: PathBuf,
-    plan: Plan,
-    public: Public,
+    access: Access,
     daemons: Vec<Daemon>,
 }
 
@@ -149,20 +144,21 @@ impl Setup {
         fs::set_permissions(dir, Permissions::from_mode(0o755))?;
         self.copy_programs()?;
         let mut free = Ports::default();
-        let mut machines = Vec::new();
-        for role in Role::ALL {
-            machines.push(Machine { ports: free.take(keys::site::PORTS)?, ..Machine::new(role, "127.0.0.1") });
+        let mut machines = Role::ALL.map(|role| Machine::new(role, "127.0.0.1"));
+        for machine in &mut machines {
+            free.assign(machine)?;
         }
+        let machines = machines.to_vec();
         let plan = Plan { name: "local".into(), operators: vec![OPERATOR.into()], time: Vec::new(), machines };
-        let public = Public { https: free.take(1)?.0, ftp: free.take(1)?.0, passive: free.take(256)? };
         fs::write(dir.join("plan.toml"), toml::to_string_pretty(&plan)?)?;
-        let mut local = Local { dir: dir.clone(), plan, public, daemons: Vec::new() };
-        let (site, plan) = (dir.join("site"), dir.join("plan.toml"));
-        succeed(local.ffsctl().args(["site", "new"]).arg(&site).arg("--plan").arg(&plan))?;
+        let access = Access::new(dir, &dir.join("bin/ffsctl"), &plan);
+        let mut local = Local { access, daemons: Vec::new() };
+        let new = ["site", "new"];
+        succeed(local.access.ffsctl().args(new).arg(dir.join("site")).arg("--plan").arg(dir.join("plan.toml")))?;
         for (role, daemon) in DAEMONS.into_iter().chain([FTPD]) {
             interrupt::check()?;
             let layout = local.layout(role);
-            configs::write(&layout, &local.plan, &local.public, &self.lifetimes, daemon)?;
+            configs::write(&layout, &plan, &self.lifetimes, daemon)?;
             local.daemons.push(local.unit(&layout, daemon).start()?);
         }
         Ok(local)
@@ -185,88 +181,39 @@ impl Setup {
 
 impl Local {
     fn layout(&self, role: Role) -> Layout {
-        Layout { dir: self.dir.clone(), machine: role.as_str().to_owned(), role }
+        Layout { dir: self.access.dir().to_owned(), machine: role.as_str().to_owned(), role }
     }
 
     fn unit(&self, layout: &Layout, daemon: &str) -> Unit {
         let name = format!("{}-{daemon}", layout.machine);
         Unit {
-            program: self.dir.join("bin").join(daemon),
+            program: self.access.dir().join("bin").join(daemon),
             config: layout.home(daemon).join("config.toml"),
             uid: layout.uid(daemon),
             chroot: daemon == "ftpd",
-            log: self.dir.join("logs").join(format!("{name}.log")),
-            notify: self.dir.join("notify").join(&name),
+            log: self.logs().join(format!("{name}.log")),
+            notify: self.access.dir().join("notify").join(&name),
             name,
         }
     }
 
-    /// Where everything is.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    /// How operator and customers reach it.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
     /// Where the logs are.
     pub fn logs(&self) -> PathBuf {
-        self.dir.join("logs")
-    }
-    /// The site's folder.
-    pub fn site(&self) -> PathBuf {
-        self.dir.join("site")
-    }
-    /// The certificate that vouches for portal and ftps.
-    pub fn ca(&self) -> PathBuf {
-        self.site().join("ca.pem")
-    }
-    /// The operator's folder.
-    pub fn operator(&self) -> PathBuf {
-        self.site().join("operators").join(OPERATOR)
+        self.access.dir().join("logs")
     }
     /// Where the download machine keeps its storage.
     pub fn storage(&self) -> PathBuf {
         self.layout(Role::Download).storage()
-    }
-    /// The plan of the site.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-    /// Where customers reach it.
-    pub fn public(&self) -> &Public {
-        &self.public
-    }
-    /// Where customers start.
-    pub fn portal_url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.public.https)
-    }
-    /// The machine of a role.
-    pub fn machine(&self, role: Role) -> &Machine {
-        self.plan.machines.iter().find(|m| m.role == role).expect("a plan has every role")
     }
 
     /// A daemon, by its machine's role and its name.
     pub fn daemon(&mut self, role: Role, daemon: &str) -> &mut Daemon {
         let name = format!("{}-{daemon}", role.as_str());
         self.daemons.iter_mut().find(|d| d.name() == name).expect("every daemon was started")
-    }
-
-    /// The first daemon that ended although nobody asked it to.
-    pub fn failed(&mut self) -> Option<String> {
-        let ended = self.daemons.iter_mut().find_map(|d| Some(format!("{} ({})", d.name().to_owned(), d.ended()?)));
-        ended.map(|what| what.to_owned())
-    }
-
-    /// The operator's tool, for this site.
-    pub fn ffsctl(&self) -> Command {
-        let mut command = Command::new(self.dir.join("bin/ffsctl"));
-        command.env("FFS_SITE", self.operator()).stdin(Stdio::null());
-        command
-    }
-
-    /// Runs the operator's tool with something on its standard input.
-    ///
-    /// # Errors
-    /// When it cannot be run or fails; its message is in the error.
-    pub fn operate(&self, args: &[&str], input: &str) -> Result<Output> {
-        run_with_input(self.ffsctl().args(args), input)
     }
 
     /// Ends all daemons in an orderly way.
@@ -279,10 +226,25 @@ impl Local {
                 eprintln!(
                     "{} did not end in good order; its log is in {}",
                     daemon.name(),
-                    self.dir.join("logs").display()
+                    self.access.dir().join("logs").display()
                 );
             }
         }
+    }
+}
+
+impl Running for Local {
+    fn access(&self) -> &Access {
+        &self.access
+    }
+    fn logs(&self) -> PathBuf {
+        self.logs()
+    }
+    fn failed(&mut self) -> Option<String> {
+        self.daemons.iter_mut().find_map(|d| Some(format!("{} ({})", d.name().to_owned(), d.ended()?)))
+    }
+    fn stop(&mut self) {
+        self.stop();
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) enum Scope {
     Long(Option<String>),
 }
 
-fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
     // What the outer cargo told us is not for the inner one.

@@ -1,9 +1,10 @@
 //! `cargo xtask up` and `down`: the three roles, filled in, until they are stopped.
 
+use crate::access::{Access, OPERATOR, Running};
 use crate::customer::{Customer, sha256};
 use crate::endpoints::{self, Commlink, Commlinks, Endpoints, Release};
-use crate::local::{Local, OPERATOR, Setup, directory};
-use crate::{Usage, host, workdir};
+use crate::local::{self, directory};
+use crate::{Usage, host, vm, workdir};
 use anyhow::{Context, Result, bail};
 use keys::site::Role;
 use nix::sys::signal::{Signal, kill};
@@ -30,28 +31,58 @@ struct State {
     /// When the process began, in clock ticks since boot: a pid alone may be somebody else's later.
     started: u64,
     dir: PathBuf,
+    logs: PathBuf,
 }
 
-/// `up --local`.
-pub(crate) fn up(empty: bool, detach: bool) -> Result<()> {
+/// What the machines are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Processes on this host.
+    Local,
+    /// VMs.
+    Vm,
+}
+
+/// `up`.
+pub(crate) fn up(kind: Kind, empty: bool, detach: bool) -> Result<()> {
     if let Some(state) = running() {
         return Err(Usage(format!("it is up already (process {}); `cargo xtask down` ends it", state.pid)).into());
     }
-    host::require(host::LOCAL)?;
-    let bins = crate::test::build(false)?;
-    if detach {
-        return detached();
-    }
-    host::become_root()?;
-    let dir = directory(&workdir().join("local"))?;
+    let mut site: Box<dyn Running> = match kind {
+        Kind::Local => {
+            host::require(host::LOCAL)?;
+            let bins = crate::test::build(false)?;
+            if detach {
+                return detached();
+            }
+            host::become_root()?;
+            let dir = directory(&workdir().join("local"))?;
+            Box::new(local::Setup::new(&bins, &dir).start()?)
+        }
+        Kind::Vm => {
+            host::require(vm::TOOLS)?;
+            vm::build_images()?;
+            let ffsctl = vm::build_ffsctl()?;
+            if detach {
+                return detached();
+            }
+            Box::new(vm::Setup::new(&ffsctl, &directory(&workdir().join("vm"))?).start()?)
+        }
+    };
+    serve(&mut *site, empty)
+}
+
+/// Fills the machines in, tells where they are, and keeps them until somebody asks for the end.
+fn serve(site: &mut dyn Running, empty: bool) -> Result<()> {
+    let access = site.access().clone();
     fs::create_dir_all(workdir())?;
-    let mut local = Setup::new(&bins, &dir).start()?;
-    let (customers, objects) = if empty { (Vec::new(), Vec::new()) } else { fill(&local)? };
-    let endpoints = describe(&local, customers, objects);
+    let (customers, objects) = if empty { (Vec::new(), Vec::new()) } else { fill(&access)? };
+    let endpoints = describe(&access, customers, objects);
     let state = State {
         pid: nix::unistd::getpid().as_raw(),
         started: start_time("self").context("no /proc")?,
-        dir: dir.clone(),
+        dir: access.dir().to_owned(),
+        logs: site.logs(),
     };
     write_whole(&state_file(), &serde_json::to_vec_pretty(&state)?)?;
     write_whole(&endpoints_file(), &serde_json::to_vec_pretty(&endpoints)?)?;
@@ -59,26 +90,26 @@ pub(crate) fn up(empty: bool, detach: bool) -> Result<()> {
         "up: {}\n  portal {}\n  logs   {}",
         endpoints_file().display(),
         endpoints.portal.url,
-        local.logs().display()
+        state.logs.display()
     );
-    let failed = wait(&mut local);
+    let failed = wait(site);
     for file in [endpoints_file(), state_file()] {
         let _ = fs::remove_file(file);
     }
-    local.stop();
+    site.stop();
     match failed {
-        Some(daemon) => bail!("{daemon} ended by itself; its log is in {}", local.logs().display()),
+        Some(what) => bail!("{what} ended by itself; logs are in {}", state.logs.display()),
         None => Ok(()),
     }
 }
 
-/// Waits for a signal to end, or for a daemon that ended.
-fn wait(local: &mut Local) -> Option<String> {
+/// Waits for a signal to end, or for a machine that ended.
+fn wait(site: &mut dyn Running) -> Option<String> {
     loop {
         if crate::interrupt::requested(Duration::from_millis(500)) {
             return None;
         }
-        if let Some(failed) = local.failed() {
+        if let Some(failed) = site.failed() {
             return Some(failed);
         }
     }
@@ -124,7 +155,7 @@ pub(crate) fn down() -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     while running().is_some() {
         if Instant::now() > deadline {
-            bail!("process {} does not end; logs are in {}", state.pid, state.dir.join("logs").display());
+            bail!("process {} does not end; logs are in {}", state.pid, state.logs.display());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -150,31 +181,31 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Two customers and three objects of random bytes, all staged.
-fn fill(local: &Local) -> Result<(Vec<endpoints::Customer>, Vec<endpoints::Object>)> {
+fn fill(site: &Access) -> Result<(Vec<endpoints::Customer>, Vec<endpoints::Object>)> {
     let name =
         |stem: &str| -> Result<String> { Ok(format!("{stem}-{}", hex::encode(getrandom::u32()?.to_be_bytes()))) };
     let mut objects = Vec::new();
     let largest = (32 << 20) + u64::from(getrandom::u32()? % (16 << 20));
     for (product, size) in [("atlas", largest), ("firmware", 3 << 20), ("manual", 70_001)] {
         let file = format!("{}.bin", name(product)?);
-        let path = local.dir().join(&file);
+        let path = site.dir().join(&file);
         random_file(&path, size)?;
         let (product, version) = (name(product)?, "1.0".to_owned());
-        local.operate(&["object", "put", &path.to_string_lossy(), "--product", &product, "--version", &version], "")?;
+        site.operate(&["object", "put", &path.to_string_lossy(), "--product", &product, "--version", &version], "")?;
         objects.push(endpoints::Object { product, version, file, sha256: sha256(&path)?, size });
         fs::remove_file(path)?;
     }
     let mut customers = Vec::new();
     for (user, choice) in [("ada", [0, 1]), ("ben", [1, 2])] {
         let (user, password) = (name(user)?, name("secret")?);
-        local.operate(&["customer", "add", &user], &format!("{password}\n"))?;
+        site.operate(&["customer", "add", &user], &format!("{password}\n"))?;
         let mut entitled = Vec::new();
         for object in choice.map(|i| &objects[i]) {
             let release = Release { product: object.product.clone(), version: object.version.clone() };
-            local.operate(&["entitlement", "add", &user, &release.product, "--version", &release.version], "")?;
+            site.operate(&["entitlement", "add", &user, &release.product, "--version", &release.version], "")?;
             entitled.push(release);
         }
-        let browser = Customer::new(&local.portal_url(), &local.ca(), &local.dir().join("jar"));
+        let browser = Customer::new(&site.portal_url(), &site.ca(), &site.dir().join("jar"));
         browser.login(&user, &password)?;
         for release in &entitled {
             browser.stage(&release.product, &release.version)?;
@@ -197,15 +228,17 @@ pub(crate) fn random_file(path: &Path, size: u64) -> Result<()> {
     Ok(())
 }
 
-fn describe(local: &Local, customers: Vec<endpoints::Customer>, objects: Vec<endpoints::Object>) -> Endpoints {
+fn describe(site: &Access, customers: Vec<endpoints::Customer>, objects: Vec<endpoints::Object>) -> Endpoints {
     let link = |role: Role| {
-        let machine = local.machine(role);
-        let bag = local.operator().join("bags").join(format!("{OPERATOR}-{}.bag", machine.name));
-        Commlink { host: machine.host.clone(), ports: (machine.ports.0..=machine.ports.1).collect(), bag }
+        let machine = site.machine(role);
+        let bag = site.operator().join("bags").join(format!("{OPERATOR}-{}.bag", machine.name));
+        let ports = (machine.ports.0..=machine.ports.1).collect();
+        Commlink { host: machine.operators_host().to_owned(), ports, bag }
     };
+    let (host, port) = site.ftp();
     Endpoints {
-        portal: endpoints::Portal { url: local.portal_url(), ca: local.ca() },
-        ftp: endpoints::Ftp { host: "127.0.0.1".into(), port: local.public().ftp, ca: local.ca() },
+        portal: endpoints::Portal { url: site.portal_url(), ca: site.ca() },
+        ftp: endpoints::Ftp { host: host.to_owned(), port, ca: site.ca() },
         commlink: Commlinks { download: link(Role::Download), web: link(Role::Web), database: link(Role::Database) },
         customers,
         objects,

@@ -1,8 +1,9 @@
 //! How long staging takes, and that the size of the object does not matter.
 
 use super::{Row, median};
+use crate::access::Access;
 use crate::customer::Customer;
-use crate::local::{Local, Setup, directory};
+use crate::local::{Setup, directory};
 use crate::{host, test, up, workdir};
 use anyhow::{Result, bail};
 use std::path::Path;
@@ -20,23 +21,23 @@ pub(super) fn measure() -> Result<Vec<Row>> {
     host::become_root()?;
     let dir = directory(&workdir().join("bench"))?;
     let local = Setup::new(&bins, &dir).start()?;
-    let rows = stage_all(&local, &dir);
+    let rows = stage_all(local.access(), &dir);
     drop(local);
     std::fs::remove_dir_all(&dir)?;
     rows
 }
 
-fn stage_all(local: &Local, dir: &Path) -> Result<Vec<Row>> {
-    local.operate(&["customer", "add", "bench"], "bench password\n")?;
+fn stage_all(site: &Access, dir: &Path) -> Result<Vec<Row>> {
+    site.operate(&["customer", "add", "bench"], "bench password\n")?;
     for (product, (name, size)) in ["small", "large"].into_iter().zip(SIZES) {
         eprintln!("an object of {name} goes into the storeroom");
         let file = dir.join(product);
         sparse_random_file(&file, size)?;
-        local.operate(&["object", "put", &file.to_string_lossy(), "--product", product, "--version", "1"], "")?;
-        local.operate(&["entitlement", "add", "bench", product, "--version", "1"], "")?;
+        site.operate(&["object", "put", &file.to_string_lossy(), "--product", product, "--version", "1"], "")?;
+        site.operate(&["entitlement", "add", "bench", product, "--version", "1"], "")?;
         std::fs::remove_file(file)?;
     }
-    let browser = Customer::new(&local.portal_url(), &local.ca(), &dir.join("jar"));
+    let browser = Customer::new(&site.portal_url(), &site.ca(), &dir.join("jar"));
     browser.login("bench", "bench password")?;
     let csrf = browser.csrf()?;
     let mut times = [Vec::new(), Vec::new()];

@@ -9,17 +9,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use toml::{Table, Value, toml};
 
-/// Where customers reach the machines of this host.
-#[derive(Debug, Clone)]
-pub struct Public {
-    /// The portal's port.
-    pub https: u16,
-    /// The ftp daemon's control port.
-    pub ftp: u16,
-    /// First and last port for its data connections.
-    pub passive: (u16, u16),
-}
-
 /// Lifetimes that a test wants other than by default, in seconds.
 #[derive(Debug, Clone, Default)]
 pub struct Lifetimes {
@@ -42,7 +31,7 @@ fn ports(range: (u16, u16)) -> Value {
 }
 
 /// Writes the files of one daemon.
-pub(super) fn write(layout: &Layout, plan: &Plan, public: &Public, lifetimes: &Lifetimes, daemon: &str) -> Result<()> {
+pub(super) fn write(layout: &Layout, plan: &Plan, lifetimes: &Lifetimes, daemon: &str) -> Result<()> {
     let machine = plan.machines.iter().find(|m| layout.daemons(m.role).contains(&daemon) && m.name == layout.machine);
     let machine = machine.with_context(|| format!("no machine runs {daemon}"))?;
     let home = layout.home(daemon);
@@ -53,8 +42,8 @@ pub(super) fn write(layout: &Layout, plan: &Plan, public: &Public, lifetimes: &L
         "commlinkd" => commlinkd(layout, plan, machine)?,
         "masterd" => masterd(layout, plan, machine, lifetimes)?,
         "stagerd" => stagerd(layout, machine, lifetimes)?,
-        "ftpd" => ftpd(layout, public)?,
-        _ => portald(layout, plan, machine, public)?,
+        "ftpd" => ftpd(layout, machine)?,
+        _ => portald(layout, plan, machine)?,
     };
     fs::write(home.join("config.toml"), toml::to_string_pretty(&table)?)?;
     own(layout, daemon)
@@ -168,19 +157,19 @@ fn stagerd(layout: &Layout, machine: &Machine, lifetimes: &Lifetimes) -> Result<
     Ok(table)
 }
 
-fn ftpd(layout: &Layout, public: &Public) -> Result<Table> {
-    let port = public.ftp;
+fn ftpd(layout: &Layout, machine: &Machine) -> Result<Table> {
+    let port = machine.ftp;
     let mut table = toml! { max_per_address = 1000 };
     table.insert("listen".into(), vec![format!("127.0.0.1:{port}"), format!("[::1]:{port}")].into());
-    table.insert("passive_ports".into(), ports(public.passive));
+    table.insert("passive_ports".into(), ports(machine.passive));
     table.insert("cert".into(), key(layout, "ftpd", "tls.pem")?);
     table.insert("key".into(), key(layout, "ftpd", "tls.key")?);
     table.insert("sessions".into(), path(&layout.sessions()));
     Ok(table)
 }
 
-fn portald(layout: &Layout, plan: &Plan, machine: &Machine, public: &Public) -> Result<Table> {
-    let port = public.https;
+fn portald(layout: &Layout, plan: &Plan, machine: &Machine) -> Result<Table> {
+    let port = machine.https;
     let mut table = Table::new();
     table.insert("name".into(), machine.name.clone().into());
     table.insert("listen".into(), vec![format!("127.0.0.1:{port}")].into());
@@ -195,7 +184,7 @@ fn portald(layout: &Layout, plan: &Plan, machine: &Machine, public: &Public) -> 
     for download in plan.machines.iter().filter(|m| m.role == Role::Download) {
         let mut entry = Table::new();
         entry.insert("host".into(), download.public.as_ref().unwrap_or(&download.host).clone().into());
-        entry.insert("port".into(), Value::Integer(public.ftp.into()));
+        entry.insert("port".into(), Value::Integer(download.ftp.into()));
         entry.insert("tls".into(), true.into());
         entry.insert("ca_hint".into(), "ca.pem".into());
         downloads.insert(download.name.clone(), entry.into());

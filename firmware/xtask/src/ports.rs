@@ -1,6 +1,7 @@
 //! Free ports for daemons on loopback.
 
 use anyhow::{Result, bail};
+use keys::site::{Machine, Role};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::ops::Range;
@@ -8,11 +9,25 @@ use std::ops::Range;
 /// Below the ports that Linux gives to outgoing connections, so that none of these takes one of ours.
 const RANGE: Range<u16> = 20_000..32_000;
 
+/// How many ports the ftp daemon gets for data connections.
+const PASSIVE: u16 = 256;
+
 /// Hands out ports that nobody listens on now.
 #[derive(Debug, Default)]
 pub(crate) struct Ports(BTreeSet<u16>);
 
 impl Ports {
+    /// Gives a machine ports that are free on this host, in place of the usual ones.
+    pub(crate) fn assign(&mut self, machine: &mut Machine) -> Result<()> {
+        machine.ports = self.take(keys::site::PORTS)?;
+        match machine.role {
+            Role::Web => machine.https = self.take(1)?.0,
+            Role::Download => (machine.ftp, machine.passive) = (self.take(1)?.0, self.take(PASSIVE)?),
+            Role::Database => {}
+        }
+        Ok(())
+    }
+
     /// A run of `n` ports, free on 127.0.0.1 and ::1.
     pub(crate) fn take(&mut self, n: u16) -> Result<(u16, u16)> {
         let span = u32::from(RANGE.end - RANGE.start - n);

@@ -1,0 +1,273 @@
+//! The three roles as VMs, booted from the images that `cargo xtask image` makes.
+//!
+//! ```text
+//! DIR/site/                        what `ffsctl site new` made
+//! DIR/disks/<machine>-state.raw    its state partition: its part of the site
+//! DIR/disks/<machine>-<n>.raw      its data disks, sparse
+//! DIR/run/<machine>.serial, .qemu  what its serial line and QEMU said
+//! DIR/run/web-*.{0,1}, *.qmp       sockets of the LAN segments and of QEMU
+//! ```
+//! They need no privilege: QEMU runs as whoever calls.
+
+mod progress;
+
+use crate::access::{Access, OPERATOR, Running};
+use crate::host::Tool;
+use crate::local::succeed;
+use crate::ports::Ports;
+use crate::{interrupt, workdir};
+use anyhow::{Context, Result, bail};
+use keys::site::{Machine, Plan, Role};
+use progress::Progress;
+use qemu::accel::{self, Accel};
+use qemu::image::RoleImage;
+use qemu::machine::{Boot, Disk};
+use qemu::vm::{Vm, blank_disk};
+use qemu::{Patience, site};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Needed beside Rust to run the VMs and to be their customer.
+pub const TOOLS: &[Tool] = &[
+    Tool { program: qemu::QEMU, package: "qemu-system-x86" },
+    Tool { program: "curl", package: "curl" },
+    Tool { program: "debugfs", package: "e2fsprogs" },
+    Tool { program: "mkfs.ext4", package: "e2fsprogs" },
+    Tool { program: "setpriv", package: "util-linux" },
+];
+
+/// How long the machines may take to be healthy. Alone on two cores they take half a minute; nothing says that they are alone.
+const HEALTHY: Duration = Duration::from_secs(300);
+/// How long one look at the portal may take.
+const LOOK: &str = "10";
+/// Smallest data disk: mkfs.xfs refuses less than 300 MB, and the stager leaves a part free.
+const LEAST_DISK: u64 = 1 << 30;
+/// Data disks of the download machine: RAID10.
+const DOWNLOAD_DISKS: usize = 4;
+/// Data disks of the database machine: RAID1.
+const DATABASE_DISKS: usize = 2;
+
+/// What is to be started.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Where everything goes; made anew.
+    pub dir: PathBuf,
+    /// Bytes of objects that the download machine must have room for.
+    pub room: u64,
+    /// The operator's tool.
+    pub ffsctl: PathBuf,
+    /// Where the image of a role is.
+    pub images: fn(Role) -> PathBuf,
+}
+
+/// The three roles, running. Dropping it ends them.
+#[derive(Debug)]
+pub struct Vms {
+    access: Access,
+    accel: Accel,
+    vms: Vec<(Role, Vm)>,
+    banner: Duration,
+    healthy: Duration,
+}
+
+/// Builds the operator's tool; where it is.
+///
+/// # Errors
+/// When the build fails.
+pub fn build_ffsctl() -> Result<PathBuf> {
+    // In release, since the images have built most of it so already.
+    let build = ["build", "--release", "--package", "admin", "--bin", "ffsctl"];
+    let mut child = crate::test::cargo().args(build).spawn().context("cannot run cargo")?;
+    let waiting = interrupt::Waiting::on(child.id());
+    let built = child.wait()?.success();
+    drop(waiting);
+    interrupt::check()?;
+    if built { Ok(crate::target().join("release/ffsctl")) } else { bail!("the build failed") }
+}
+
+/// Builds what the machines boot.
+///
+/// # Errors
+/// When an image is missing.
+pub fn build_images() -> Result<()> {
+    for role in Role::ALL {
+        RoleImage::open(&workdir().join("images").join(role.as_str()))?;
+    }
+    Ok(())
+}
+
+fn cancelled() -> bool {
+    interrupt::requested(Duration::ZERO)
+}
+
+impl Setup {
+    /// The present images, everything else in a directory of its own.
+    pub fn new(ffsctl: &Path, dir: &Path) -> Self {
+        Self {
+            dir: dir.into(),
+            room: 0,
+            ffsctl: ffsctl.into(),
+            images: |role| workdir().join("images").join(role.as_str()),
+        }
+    }
+
+    /// Makes a site and its disks and boots its machines, until all of them are healthy.
+    ///
+    /// # Errors
+    /// When they do not get there; nothing runs then.
+    pub fn start(&self) -> Result<Vms> {
+        let mut vms = self.boot()?;
+        match vms.wait_healthy() {
+            Ok(()) => Ok(vms),
+            Err(error) => {
+                let words: Vec<String> = vms.vms.iter().map(|(_, vm)| vm.last_words()).collect();
+                Err(if cancelled() { error } else { error.context(words.join("\n\n")) })
+            }
+        }
+    }
+
+    /// Makes a site and its disks and starts its machines, without waiting for them.
+    ///
+    /// # Errors
+    /// When that cannot be done; nothing runs then.
+    pub fn boot(&self) -> Result<Vms> {
+        let dir = &self.dir;
+        if dir.exists() {
+            fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        }
+        fs::create_dir_all(dir.join("disks"))?;
+        // Keys are in it, and nobody else has business here.
+        fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+        let (mut free, mut machines) = (Ports::default(), Role::ALL.map(site::planned));
+        for machine in &mut machines {
+            free.assign(machine)?;
+        }
+        let machines = machines.to_vec();
+        let plan = Plan { name: "vms".into(), operators: vec![OPERATOR.into()], time: Vec::new(), machines };
+        fs::write(dir.join("plan.toml"), toml::to_string_pretty(&plan)?)?;
+        let access = Access::new(dir, &self.ffsctl, &plan);
+        succeed(access.ffsctl().args(["site", "new"]).arg(access.site()).arg("--plan").arg(dir.join("plan.toml")))?;
+        let accel = accel::best()?;
+        let mut vms = Vms { access, accel, vms: Vec::new(), banner: Duration::ZERO, healthy: Duration::ZERO };
+        for machine in &plan.machines {
+            interrupt::check()?;
+            let boot = RoleImage::open(&(self.images)(machine.role))?.direct();
+            vms.vms.push((machine.role, self.machine(machine, boot)?.start(accel, &dir.join("run"))?));
+        }
+        Ok(vms)
+    }
+
+    fn machine(&self, machine: &Machine, boot: Boot) -> Result<qemu::machine::Machine> {
+        let (name, folder) = (&machine.name, self.dir.join("site").join(&machine.name));
+        let path = |disk: &str| self.dir.join("disks").join(format!("{name}-{disk}.raw"));
+        admin::state::small_disk(&folder, name, &path("state"))?;
+        let mut disks = vec![Disk::new("state", &path("state"))];
+        let (count, size) = match machine.role {
+            // Half of the four, and a quarter to spare.
+            Role::Download => (DOWNLOAD_DISKS, LEAST_DISK.max(self.room / 2 + self.room / 8 + LEAST_DISK / 2)),
+            Role::Database => (DATABASE_DISKS, LEAST_DISK),
+            Role::Web => (0, 0),
+        };
+        for n in 0..count {
+            let disk = format!("data{n}");
+            blank_disk(&path(&disk), size)?;
+            disks.push(Disk::new(&disk, &path(&disk)));
+        }
+        Ok(site::machine(machine, &self.dir.join("run"), boot, disks))
+    }
+}
+
+impl Vms {
+    /// How operator and customers reach them.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The machine of a role.
+    pub fn vm(&mut self, role: Role) -> &mut Vm {
+        let found = self.vms.iter_mut().find(|(of, _)| *of == role);
+        &mut found.expect("every role was started").1
+    }
+
+    /// Waits until the ftp daemon greets, the portal answers and every machine says that it is well.
+    ///
+    /// # Errors
+    /// When one of that does not come.
+    pub fn wait_healthy(&mut self) -> Result<()> {
+        let patience = Patience::of(HEALTHY).unless(cancelled);
+        let mut progress = Progress::new();
+        let (_, port) = self.access.ftp();
+        self.until("the ftp banner", &patience, &mut progress, |_| qemu::vm::shows(port, b"220"))?;
+        self.banner = self.vm(Role::Download).age();
+        self.until("the portal", &patience, &mut progress, |access| {
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--fail", "--max-time", LOOK, "--output", "/dev/null", "--cacert"]).arg(access.ca());
+            succeed(curl.arg(access.portal_url())).is_ok()
+        })?;
+        let well = self.until("health", &patience, &mut progress, |access| access.operate(&["status"], "").is_ok());
+        if well.is_err()
+            && !cancelled()
+            && let Ok(said) = self.access.ffsctl().arg("status").output()
+        {
+            let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+            return well.context(said);
+        }
+        self.healthy = self.vm(Role::Download).age();
+        well
+    }
+
+    fn until(
+        &mut self,
+        what: &str,
+        patience: &Patience,
+        progress: &mut Progress,
+        look: impl Fn(&Access) -> bool,
+    ) -> Result<()> {
+        while !look(&self.access) {
+            if let Some(ended) = self.failed() {
+                bail!("{ended} ended while we waited for {what}");
+            }
+            progress.tell(what, &self.vms);
+            patience.pause(Duration::from_millis(20)).with_context(|| format!("waited for {what}"))?;
+        }
+        progress.reached(what);
+        Ok(())
+    }
+}
+
+impl Running for Vms {
+    fn access(&self) -> &Access {
+        &self.access
+    }
+    fn logs(&self) -> PathBuf {
+        self.access.dir().join("run")
+    }
+    fn failed(&mut self) -> Option<String> {
+        let ended = self.vms.iter_mut().find_map(|(_, vm)| Some((vm.ended()?, vm.name().to_owned())));
+        ended.map(|(status, name)| format!("{name} ({status})"))
+    }
+    fn stop(&mut self) {
+        for (_, vm) in &mut self.vms {
+            vm.kill();
+        }
+    }
+    fn measured(&self) -> Vec<(String, String)> {
+        let seconds =
+            |d: Duration| format!("{:.1} s after the start of QEMU ({})", d.as_secs_f64(), self.accel.as_str());
+        let mut all =
+            vec![("ftp banner".to_owned(), seconds(self.banner)), ("all healthy".to_owned(), seconds(self.healthy))];
+        let said = self.access.ffsctl().args(["--json", "status"]).output().map(|o| o.stdout).unwrap_or_default();
+        let machines: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
+        for machine in machines.as_array().into_iter().flatten() {
+            let checks = machine["checks"].as_array().into_iter().flatten();
+            for check in checks.filter(|check| check["name"] == "memory") {
+                let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+                all.push((format!("memory of {}", text(&machine["machine"])), text(&check["detail"])));
+            }
+        }
+        all
+    }
+}
