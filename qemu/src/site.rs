@@ -143,6 +143,17 @@ pub fn machine(planned: &Planned, dir: &Path, boot: Boot, disks: Vec<Disk>) -> M
     Machine { nics, disks, ..Machine::new(&planned.name, MEMORY, boot) }
 }
 
+/// The same machine with every interface on a wire of its own, whose other end is free for a station of ours.
+pub fn on_wires(machine: &Machine, dir: &Path) -> Machine {
+    let wired = |nic: &Nic| Nic { net: Net::Segment(wire(dir, &machine.name, &nic.id).first()), ..nic.clone() };
+    Machine { nics: machine.nics.iter().map(wired).collect(), ..machine.clone() }
+}
+
+/// The wire of one interface of a machine that is [`on_wires`]; the second end is free.
+pub fn wire(dir: &Path, machine: &str, nic: &str) -> Segment {
+    Segment::new(dir, &format!("{machine}.{nic}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,14 +10,13 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long to wait for one frame before another look at the deadline.
 const MOMENT: Duration = Duration::from_millis(20);
-/// How long nothing must come until a pass over the ports is over.
+/// How long nothing must come after the last probe until a pass over the ports is over.
 const QUIET: Duration = Duration::from_millis(1500);
-/// Probes between two looks at what came back, so that neither direction's queue overflows.
-const BATCH: usize = 32;
 /// How often each port is tried that did not answer: frames may be lost.
 const PASSES: usize = 2;
 /// The port that we connect from.
@@ -98,25 +97,45 @@ impl Station {
         Ok(None)
     }
 
-    /// Tries to connect to every TCP port of a machine on this segment.
+    /// Tries to connect to every TCP port of a machine on this segment (or behind one that is).
     ///
     /// # Errors
     /// When the socket fails, or it takes longer than there is patience.
     pub fn scan(&self, target: Ipv4Addr, mac: Mac, patience: &Patience) -> Result<Scan, Error> {
         let mut scan = Scan::default();
         for _ in 0..PASSES {
-            let left: Vec<u16> =
-                (1..=u16::MAX).filter(|p| !scan.open.contains(p) && !scan.refused.contains(p)).collect();
-            for batch in left.chunks(BATCH) {
-                for port in batch {
-                    self.send(&self.tcp(mac, target, *port, Segment::Syn))?;
-                }
-                self.listen(target, mac, &mut scan, MOMENT)?;
+            let left = (1..=u16::MAX).filter(|p| !scan.open.contains(p) && !scan.refused.contains(p));
+            let left: Vec<u16> = left.collect();
+            scan = self.probe(target, mac, &left, scan, patience)?;
+        }
+        Ok(scan)
+    }
+
+    /// Tries to connect to these ports, once.
+    ///
+    /// # Errors
+    /// When the socket fails, or it takes longer than there is patience.
+    pub fn probe(
+        &self,
+        target: Ipv4Addr,
+        mac: Mac,
+        ports: &[u16],
+        mut scan: Scan,
+        patience: &Patience,
+    ) -> Result<Scan, Error> {
+        let sent = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let listener = scope.spawn(|| self.listen(target, mac, &mut scan, &sent));
+            // The socket's queue slows us down to what the machine takes.
+            let outcome = ports.iter().try_for_each(|port| {
                 let waited = |waited| Error::Waited { what: format!("a look at the ports of {target}"), waited };
                 patience.check().map_err(waited)?;
-            }
-            self.listen(target, mac, &mut scan, QUIET)?;
-        }
+                self.send(&self.tcp(mac, target, *port, Segment::Syn))
+            });
+            sent.store(true, Ordering::SeqCst);
+            let heard = listener.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            outcome.and(heard)
+        })?;
         Ok(scan)
     }
 
@@ -124,13 +143,13 @@ impl Station {
         Frame::Tcp { from: self.mac, to: mac, source: (self.address, FROM), target: (target, port), segment }
     }
 
-    /// Takes what comes until nothing came for this long; hangs up on whoever accepted.
-    fn listen(&self, target: Ipv4Addr, mac: Mac, scan: &mut Scan, quiet: Duration) -> Result<(), Error> {
-        let mut until = Patience::of(quiet);
+    /// Takes what comes, until all was sent and nothing came for a while; hangs up on whoever accepted.
+    fn listen(&self, target: Ipv4Addr, mac: Mac, scan: &mut Scan, sent: &AtomicBool) -> Result<(), Error> {
+        let mut until = Patience::of(QUIET);
         loop {
             match self.receive()? {
                 Some(Frame::Tcp { source, target: to, segment, .. }) if source.0 == target && to.1 == FROM => {
-                    until = Patience::of(quiet);
+                    until = Patience::of(QUIET);
                     match segment {
                         Segment::SynAck => {
                             scan.open.insert(source.1);
@@ -141,6 +160,7 @@ impl Station {
                     }
                 }
                 Some(_) => {}
+                None if !sent.load(Ordering::SeqCst) => until = Patience::of(QUIET),
                 None if until.check().is_err() => return Ok(()),
                 None => {}
             }

@@ -4,6 +4,7 @@
 //! The programs are those that `cargo build --workspace --bins` made; `cargo xtask test` does that first.
 
 pub mod scenarios;
+pub mod streams;
 
 use serde_json::Value;
 use std::fs;

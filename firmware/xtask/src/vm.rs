@@ -155,7 +155,7 @@ impl Setup {
         for machine in &plan.machines {
             interrupt::check()?;
             let boot = RoleImage::open(&(self.images)(machine.role))?.direct();
-            vms.vms.push((machine.role, self.machine(machine, boot)?.start(accel, &dir.join("run"))?));
+            vms.vms.push((machine.role, self.machine(machine, boot)?.start(accel, &vms.run_dir())?));
         }
         Ok(vms)
     }
@@ -190,6 +190,26 @@ impl Vms {
     pub fn vm(&mut self, role: Role) -> &mut Vm {
         let found = self.vms.iter_mut().find(|(of, _)| *of == role);
         &mut found.expect("every role was started").1
+    }
+
+    /// Where the sockets of the segments are.
+    pub fn run_dir(&self) -> PathBuf {
+        self.access.dir().join("run")
+    }
+
+    /// Cuts the power of all machines and starts them again, changed or not, without waiting for them.
+    ///
+    /// # Errors
+    /// When QEMU does not start.
+    pub fn restart(&mut self, change: impl Fn(&qemu::machine::Machine) -> qemu::machine::Machine) -> Result<()> {
+        let dir = self.run_dir();
+        for (_, vm) in &mut self.vms {
+            vm.kill();
+        }
+        for (_, vm) in &mut self.vms {
+            *vm = change(vm.machine()).start(self.accel, &dir)?;
+        }
+        Ok(())
     }
 
     /// Waits until the ftp daemon greets, the portal answers and every machine says that it is well.
