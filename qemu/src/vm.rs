@@ -110,6 +110,12 @@ impl Vm {
         self.child.id()
     }
 
+    /// The host's memory that QEMU has at present, in KiB: all that the machine ever touched, and QEMU's own.
+    pub fn resident(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?.parse().ok()
+    }
+
     /// How long ago it was started.
     pub fn age(&self) -> Duration {
         self.started.elapsed()

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tests::streams::{Streams, assert_secret, protocol_words};
 use tests::{Desk, PASSWORD, scenarios};
 use xtask::local::temporary;
-use xtask::vm::{Setup, Vms};
+use xtask::vm::{Setup, Start, Vms};
 
 /// How long machines may take for anything.
 const LONG: Duration = Duration::from_secs(300);
@@ -30,11 +30,12 @@ struct Booted {
 }
 
 impl Booted {
-    fn start() -> Self {
+    fn start(start: Start) -> Self {
         let dir = temporary().unwrap();
         let test = std::env::current_exe().unwrap();
         let ffsctl = test.ancestors().nth(2).unwrap().join("ffsctl");
-        let vms = Setup::new(&ffsctl, &dir).boot().unwrap_or_else(|error| panic!("{error:#}"));
+        let setup = Setup { start, ..Setup::new(&ffsctl, &dir) };
+        let vms = setup.boot().unwrap_or_else(|error| panic!("{error:#}"));
         Self { vms, dir }
     }
 }
@@ -56,7 +57,7 @@ impl Drop for Booted {
 #[test]
 #[ignore = "vm: boots the images"]
 fn vm_the_whole_path_and_each_refusal() {
-    let mut booted = Booted::start();
+    let mut booted = Booted::start(Start::Direct);
     let segments = [Role::Download, Role::Database].map(|other| {
         let file = booted.dir.join(format!("{}.pcap", other.as_str()));
         let nic = site::nic_name(Face::Lan(other));
@@ -97,6 +98,15 @@ fn vm_the_whole_path_and_each_refusal() {
     }
 }
 
+#[test]
+#[ignore = "vm: boots the images"]
+fn vm_flashed_disks_boot_to_the_same_service() {
+    let mut booted = Booted::start(Start::Flashed);
+    booted.vms.wait_healthy().unwrap_or_else(|error| panic!("{error:#}"));
+    let desk = Desk::new(booted.vms.access(), &booted.dir);
+    scenarios::a_file_is_delivered(&desk);
+}
+
 /// The ports that a machine has open towards a station.
 struct Faced<'a> {
     run: &'a Path,
@@ -131,7 +141,7 @@ impl Faced<'_> {
 #[test]
 #[ignore = "vm: boots the images"]
 fn vm_strangers_on_every_wire_find_what_the_role_says() {
-    let mut booted = Booted::start();
+    let mut booted = Booted::start(Start::Direct);
     booted.vms.wait_healthy().unwrap_or_else(|error| panic!("{error:#}"));
     the_web_machine_is_no_router(&mut booted);
     let run = booted.vms.run_dir();

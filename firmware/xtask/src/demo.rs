@@ -106,7 +106,7 @@ fn deliver<S: Running>(dir: &Path, object: &Path, mut steps: Steps, start: impl 
         bail!("what came is another file: sha256 {got}, not {expected}");
     }
     summary(&steps, object, size, &lease.stdout, &measured);
-    println!("sha256      {got}");
+    println!("sha256             {got}");
     Ok(())
 }
 
@@ -115,12 +115,12 @@ fn summary(steps: &Steps, object: &Path, size: u64, lease: &[u8], measured: &[(S
     let field = |field: &str| lease[field].as_str().map_or_else(|| lease[field].to_string(), str::to_owned);
     println!("{:>8.2} s  in all\n", steps.total().as_secs_f64());
     for (name, value) in measured {
-        println!("{name:<11} {value}");
+        println!("{name:<18} {value}");
     }
-    println!("file        {}", object.display());
-    println!("bytes       {size}");
-    println!("inode       {} with {} names: the storeroom's and the customer's", field("inode"), field("links"));
-    println!("file system {}", field("filesystem"));
+    println!("file               {}", object.display());
+    println!("bytes              {size}");
+    println!("inode              {} with {} names: the storeroom's and the customer's", field("inode"), field("links"));
+    println!("file system        {}", field("filesystem"));
 }
 
 /// A real file that the machine has: of Rust's own, which this runs with.

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: what must pass.
 
 use crate::interrupt::{self, Waiting};
-use crate::{host, root};
+use crate::{host, root, vm};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,7 +53,13 @@ pub(crate) fn build(release: bool) -> Result<PathBuf> {
 /// `test`.
 pub(crate) fn test(scope: &Scope) -> Result<()> {
     host::require(host::LOCAL)?;
-    build(false)?;
+    let vms = *scope != Scope::Fast;
+    if vms {
+        host::require(vm::TOOLS)?;
+        host::require(vm::UEFI_TOOLS)?;
+    }
+    // The long tests run in release, and use the programs beside them.
+    build(matches!(scope, Scope::Long(_)))?;
     host::become_root()?;
     let steps: &[(&str, &[&str])] = match scope {
         Scope::Long(_) => &[],
@@ -72,8 +78,24 @@ pub(crate) fn test(scope: &Scope) -> Result<()> {
         }
         timed.push((*what, begin.elapsed()));
     }
-    if let Scope::Long(name) = scope {
-        long(name.as_deref())?;
+    if vms {
+        let begin = Instant::now();
+        vm::build_images()?;
+        timed.push(("images", begin.elapsed()));
+    }
+    match scope {
+        Scope::Fast => {}
+        Scope::Must => {
+            let begin = Instant::now();
+            eprintln!("== VMs");
+            // One after the other: three machines are enough for two cores.
+            let only = ["--ignored", "--test-threads", "1", "vm_"];
+            if !run(cargo().args(["test", "--package", "qemu", "--package", "tests", "--"]).args(only))? {
+                bail!("a test in VMs failed");
+            }
+            timed.push(("VMs", begin.elapsed()));
+        }
+        Scope::Long(name) => long(name.as_deref())?,
     }
     eprintln!();
     for (what, took) in timed {
@@ -85,7 +107,7 @@ pub(crate) fn test(scope: &Scope) -> Result<()> {
 /// The tests marked `#[ignore]`, whose names say what they count.
 fn long(name: Option<&str>) -> Result<()> {
     let mut command = cargo();
-    command.args(["test", "--release", "--workspace", "--"]).args(name).arg("--ignored");
+    command.args(["test", "--release", "--workspace", "--"]).args(name).args(["--ignored", "--test-threads", "1"]);
     if run(&mut command)? { Ok(()) } else { bail!("a long test failed") }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! DIR/site/                        what `ffsctl site new` made
-//! DIR/disks/<machine>-state.raw    its state partition: its part of the site
+//! DIR/disks/<machine>-state.raw    its state partition: its part of the site (booted directly)
+//! DIR/disks/<machine>-boot.raw     the flashed image, -vars.fd its firmware's variables (booted by UEFI)
 //! DIR/disks/<machine>-<n>.raw      its data disks, sparse
 //! DIR/run/<machine>.serial, .qemu  what its serial line and QEMU said
 //! DIR/run/web-*.{0,1}, *.qmp       sockets of the LAN segments and of QEMU
@@ -39,6 +40,9 @@ pub const TOOLS: &[Tool] = &[
     Tool { program: "setpriv", package: "util-linux" },
 ];
 
+/// Needed beside [`TOOLS`] to boot by UEFI.
+pub const UEFI_TOOLS: &[Tool] = &[Tool { program: qemu::image::OVMF[0], package: "ovmf" }];
+
 /// How long the machines may take to be healthy. Alone on two cores they take half a minute; nothing says that they are alone.
 const HEALTHY: Duration = Duration::from_secs(300);
 /// How long one look at the portal may take.
@@ -50,11 +54,22 @@ const DOWNLOAD_DISKS: usize = 4;
 /// Data disks of the database machine: RAID1.
 const DATABASE_DISKS: usize = 2;
 
+/// How the machines come to their system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// QEMU loads kernel and first file system; the site is on a small disk of its own.
+    Direct,
+    /// UEFI and systemd-boot load it from a disk that `ffsctl flash` wrote, with the site on it.
+    Flashed,
+}
+
 /// What is to be started.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// Where everything goes; made anew.
     pub dir: PathBuf,
+    /// How they boot.
+    pub start: Start,
     /// Bytes of objects that the download machine must have room for.
     pub room: u64,
     /// The operator's tool.
@@ -108,6 +123,7 @@ impl Setup {
     pub fn new(ffsctl: &Path, dir: &Path) -> Self {
         Self {
             dir: dir.into(),
+            start: Start::Direct,
             room: 0,
             ffsctl: ffsctl.into(),
             images: |role| workdir().join("images").join(role.as_str()),
@@ -154,17 +170,16 @@ impl Setup {
         let mut vms = Vms { access, accel, vms: Vec::new(), banner: Duration::ZERO, healthy: Duration::ZERO };
         for machine in &plan.machines {
             interrupt::check()?;
-            let boot = RoleImage::open(&(self.images)(machine.role))?.direct();
-            vms.vms.push((machine.role, self.machine(machine, boot)?.start(accel, &vms.run_dir())?));
+            vms.vms.push((machine.role, self.machine(&vms.access, machine)?.start(accel, &vms.run_dir())?));
         }
         Ok(vms)
     }
 
-    fn machine(&self, machine: &Machine, boot: Boot) -> Result<qemu::machine::Machine> {
-        let (name, folder) = (&machine.name, self.dir.join("site").join(&machine.name));
-        let path = |disk: &str| self.dir.join("disks").join(format!("{name}-{disk}.raw"));
-        admin::state::small_disk(&folder, name, &path("state"))?;
-        let mut disks = vec![Disk::new("state", &path("state"))];
+    fn machine(&self, access: &Access, machine: &Machine) -> Result<qemu::machine::Machine> {
+        let name = &machine.name;
+        let path = |disk: &str| self.dir.join("disks").join(format!("{name}-{disk}"));
+        let (boot, first) = self.system(access, machine)?;
+        let mut disks = vec![first];
         let (count, size) = match machine.role {
             // Half of the four, and a quarter to spare.
             Role::Download => (DOWNLOAD_DISKS, LEAST_DISK.max(self.room / 2 + self.room / 8 + LEAST_DISK / 2)),
@@ -173,10 +188,31 @@ impl Setup {
         };
         for n in 0..count {
             let disk = format!("data{n}");
-            blank_disk(&path(&disk), size)?;
-            disks.push(Disk::new(&disk, &path(&disk)));
+            let file = path(&format!("{disk}.raw"));
+            blank_disk(&file, size)?;
+            disks.push(Disk::new(&disk, &file));
         }
         Ok(site::machine(machine, &self.dir.join("run"), boot, disks))
+    }
+
+    /// What a machine boots, and the disk that makes it this machine.
+    fn system(&self, access: &Access, machine: &Machine) -> Result<(Boot, Disk)> {
+        let (name, images) = (&machine.name, (self.images)(machine.role));
+        let (folder, disks) = (access.site().join(name), self.dir.join("disks"));
+        match self.start {
+            Start::Direct => {
+                let file = disks.join(format!("{name}-state.raw"));
+                admin::state::small_disk(&folder, name, &file)?;
+                Ok((RoleImage::open(&images)?.direct(), Disk::new("state", &file)))
+            }
+            Start::Flashed => {
+                let (image, file) =
+                    (images.join(format!("{}.img", machine.role.as_str())), disks.join(format!("{name}-boot.raw")));
+                succeed(access.ffsctl().arg("flash").arg(image).arg("--site").arg(folder).arg(&file))?;
+                let boot = qemu::image::uefi(&disks.join(format!("{name}-vars.fd")))?;
+                Ok((boot, Disk { boot: true, ..Disk::new("boot", &file) }))
+            }
+        }
     }
 }
 
@@ -286,6 +322,14 @@ impl Running for Vms {
             for check in checks.filter(|check| check["name"] == "memory") {
                 let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
                 all.push((format!("memory of {}", text(&machine["machine"])), text(&check["detail"])));
+            }
+        }
+        for (_, vm) in &self.vms {
+            if let Some(kib) = vm.resident() {
+                all.push((
+                    format!("QEMU of {}", vm.name()),
+                    format!("{} MiB resident, of the emulator and all that was ever used", kib >> 10),
+                ));
             }
         }
         all

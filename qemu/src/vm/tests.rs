@@ -65,6 +65,7 @@ fn vm_leaves_no_process() {
     let pid = vm.pid();
     assert_eq!(vm.execute("query-status", &json!({})).unwrap()["running"], true);
     assert!(alive(pid));
+    assert!(vm.resident().is_some_and(|kib| (1024..4 << 20).contains(&kib)));
     let impatient = Patience::of(Duration::from_millis(100));
     assert!(matches!(vm.line("anything", &impatient), Err(Error::Waited { .. })));
     drop(vm);
