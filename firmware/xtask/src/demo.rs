@@ -106,7 +106,7 @@ fn deliver<S: Running>(dir: &Path, object: &Path, mut steps: Steps, start: impl 
         bail!("what came is another file: sha256 {got}, not {expected}");
     }
     summary(&steps, object, size, &lease.stdout, &measured);
-    println!("sha256             {got}");
+    println!("sha256 {got}");
     Ok(())
 }
 
