@@ -48,8 +48,8 @@ fn in_processes(object: &Path, keep: bool) -> Result<()> {
 fn in_vms(object: &Path, keep: bool) -> Result<()> {
     host::require(vm::TOOLS)?;
     let mut steps = Steps::default();
-    steps.run("build the images", vm::build_images)?;
-    let ffsctl = steps.run("build the operator's tool", vm::build_ffsctl)?;
+    steps.run_that_tells("build the images", vm::build_images)?;
+    let ffsctl = steps.run_that_tells("build the operator's tool", vm::build_ffsctl)?;
     let dir = directory(&workdir().join("demo-vm"))?;
     let setup = vm::Setup { room: fs::metadata(object)?.len(), ..vm::Setup::new(&ffsctl, &dir) };
     let outcome = deliver(&dir, object, steps, || setup.start());
@@ -71,7 +71,7 @@ fn finish(outcome: Result<()>, dir: &Path, logs: &str, keep: bool, needless: &[&
 }
 
 fn deliver<S: Running>(dir: &Path, object: &Path, mut steps: Steps, start: impl FnOnce() -> Result<S>) -> Result<()> {
-    let mut site = steps.run("make a site and start its three machines", start)?;
+    let mut site = steps.run_that_tells("make a site and start its three machines", start)?;
     println!("            logs: {}", site.logs().display());
     let access = site.access().clone();
     let (user, password, product, version) = ("customer", "correct horse battery staple", "demo", "1.0");

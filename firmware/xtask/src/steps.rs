@@ -13,21 +13,28 @@ const EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Steps(Duration);
 
 impl Steps {
-    /// Takes one.
+    /// Takes one, and tells once in a while that it is still at it.
     pub(crate) fn run<T>(&mut self, what: &'static str, step: impl FnOnce() -> Result<T>) -> Result<T> {
         let begin = Instant::now();
-        let (end, ended) = channel::<()>();
-        let done = std::thread::scope(|scope| {
-            scope.spawn(move || {
-                while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                    eprintln!("{:>8.1} s  … {what}", begin.elapsed().as_secs_f64());
-                }
-            });
-            let done = step();
-            drop(end);
-            done
-        });
-        let done = done.with_context(|| format!("failed to {what}"))?;
+        self.run_that_tells(what, || {
+            let (end, ended) = channel::<()>();
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                        eprintln!("{:>8.1} s  … {what}", begin.elapsed().as_secs_f64());
+                    }
+                });
+                let done = step();
+                drop(end);
+                done
+            })
+        })
+    }
+
+    /// Takes one that tells about itself.
+    pub(crate) fn run_that_tells<T>(&mut self, what: &'static str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        let begin = Instant::now();
+        let done = step().with_context(|| format!("failed to {what}"))?;
         let took = begin.elapsed();
         println!("{:>8.2} s  {what}", took.as_secs_f64());
         self.0 += took;
