@@ -5,12 +5,12 @@ use crate::customer::{Customer, sha256};
 use crate::endpoints::{self, Commlink, Commlinks, Endpoints, Release};
 use crate::local::{self, directory};
 use crate::{Usage, host, vm, workdir};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use keys::site::Role;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -85,13 +85,14 @@ fn serve(site: &mut dyn Running, empty: bool) -> Result<()> {
         logs: site.logs(),
     };
     write_whole(&state_file(), &serde_json::to_vec_pretty(&state)?)?;
-    write_whole(&endpoints_file(), &serde_json::to_vec_pretty(&endpoints)?)?;
     println!(
         "up: {}\n  portal {}\n  logs   {}",
         endpoints_file().display(),
         endpoints.portal.url,
         state.logs.display()
     );
+    // Last, since who waits for us waits for this file.
+    write_whole(&endpoints_file(), &serde_json::to_vec_pretty(&endpoints)?)?;
     let failed = wait(site);
     for file in [endpoints_file(), state_file()] {
         let _ = fs::remove_file(file);
@@ -130,18 +131,23 @@ fn detached() -> Result<()> {
         .stderr(out)
         .process_group(0)
         .spawn()?;
+    let mut said = fs::File::open(&log)?;
+    // What it says is shown while it says it.
+    let mut show = || std::io::copy(&mut said, &mut std::io::stderr());
     while !endpoints_file().exists() {
+        show()?;
         if let Some(status) = child.try_wait()? {
-            let mut said = String::new();
-            fs::File::open(&log)?.read_to_string(&mut said)?;
-            if status.code() == Some(2) {
-                return Err(Usage(said).into());
-            }
-            bail!("it did not come up ({status}):\n{said}");
+            show()?;
+            let why = format!("it did not come up ({status}); what it said is in {} too", log.display());
+            return Err(if status.code() == Some(2) { Usage(why).into() } else { anyhow!(why) });
         }
-        std::thread::sleep(Duration::from_millis(50));
+        if crate::interrupt::requested(Duration::from_millis(50)) {
+            kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+            child.wait()?;
+            bail!("interrupted");
+        }
     }
-    print!("{}", fs::read_to_string(&log)?);
+    show()?;
     Ok(())
 }
 
