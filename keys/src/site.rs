@@ -154,17 +154,21 @@ impl Machine {
         self.management.as_deref().unwrap_or(&self.host)
     }
 
-    /// The address at which the other machines reach it: its host, if that is one, else the only fixed address on its lans.
-    pub fn address(&self) -> Option<IpAddr> {
-        let mut fixed = self.networks.iter().filter(|n| n.role == NetworkRole::Lan).filter_map(|n| match n.address {
-            Address::Static(prefix) => Some(prefix.address),
+    /// The address at which another machine sees this one: that on a lan that both are on, else its host, if that is an address, else
+    /// the only fixed address on its lans.
+    pub fn address_seen_by(&self, other: &Self) -> Option<IpAddr> {
+        let (own, others): (Vec<Prefix>, Vec<Prefix>) = (self.lans().collect(), other.lans().collect());
+        let shared = own.iter().find(|a| others.iter().any(|b| a.network() == b.network()));
+        let only = own.first().filter(|_| own.len() == 1);
+        shared.map(|p| p.address).or_else(|| self.host.parse().ok()).or_else(|| only.map(|p| p.address))
+    }
+
+    /// Its fixed addresses on lans.
+    fn lans(&self) -> impl Iterator<Item = Prefix> {
+        self.networks.iter().filter(|n| n.role == NetworkRole::Lan).filter_map(|n| match n.address {
+            Address::Static(prefix) => Some(prefix),
             Address::Dhcp => None,
-        });
-        match (self.host.parse(), fixed.next(), fixed.next()) {
-            (Ok(host), ..) => Some(host),
-            (Err(_), Some(only), None) => Some(only),
-            _ => None,
-        }
+        })
     }
 
     /// Why its ports and networks cannot be so.
@@ -535,9 +539,18 @@ mod tests {
         assert!(plan.check().is_ok());
         let [download, web, database] = &plan.machines[..] else { panic!() };
         assert_eq!((download.passive, download.ftp, web.https), ((40_000, 40_099), 21, 443));
-        assert_eq!(download.address().map(|a| a.to_string()).as_deref(), Some("10.83.1.2"));
-        assert_eq!(web.address().map(|a| a.to_string()).as_deref(), Some("10.83.1.1"));
-        assert_eq!(database.address(), None);
+        let seen = |a: &Machine, b: &Machine| a.address_seen_by(b).map(|a| a.to_string());
+        assert_eq!(seen(download, web).as_deref(), Some("10.83.1.2"));
+        assert_eq!(seen(web, download).as_deref(), Some("10.83.1.1"));
+        assert_eq!(seen(database, web), None);
+        let mut two = web.clone();
+        for address in ["10.83.2.1/24", "10.83.1.9/24"] {
+            two.networks.push(Network { address: address.parse().unwrap(), ..download.networks[1].clone() });
+        }
+        assert_eq!(seen(&two, download).as_deref(), Some("10.83.1.9"), "the lan that both are on");
+        assert_eq!(seen(&two, database).as_deref(), Some("10.83.1.1"));
+        two.host = "web".into();
+        assert_eq!(seen(&two, database), None, "either could be meant");
         let again: Plan = toml::from_str(&toml::to_string_pretty(&plan).unwrap()).unwrap();
         assert_eq!(again, plan);
     }

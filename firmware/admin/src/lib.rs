@@ -4,6 +4,7 @@
 
 pub mod ctl;
 pub mod gpt;
+pub mod setup;
 pub mod state;
 mod tools;
 
