@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measurements, as ratios within one run on one machine.
 
+mod commlink;
 mod staging;
 
 use crate::Usage;
@@ -31,8 +32,11 @@ pub(crate) fn bench(names: &[String], json: Option<&Path>) -> Result<()> {
     let mut rows = Vec::new();
     for name in names {
         match name.as_str() {
+            "commlink" => rows.extend(commlink::measure()?),
             "staging" => rows.extend(staging::measure()?),
-            other => return Err(Usage(format!("there is no measurement {other:?}; there is: staging")).into()),
+            other => {
+                return Err(Usage(format!("there is no measurement {other:?}; there is: commlink, staging")).into());
+            }
         }
     }
     println!("{:<32} {:>10} {:<5} {:<28} {:>10} {:>7} {:>4}", "name", "value", "unit", "peer", "value", "ratio", "n");
