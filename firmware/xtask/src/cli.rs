@@ -1,9 +1,11 @@
 //! The command line.
 
+use crate::image::Locking;
 use crate::test::Scope;
 use crate::up::Kind;
-use crate::{Usage, bench, demo, interrupt, test, up};
+use crate::{Usage, bench, demo, image, interrupt, test, up};
 use clap::{Parser, Subcommand};
+use keys::site::Role;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -55,6 +57,24 @@ enum Task {
     },
     /// End what `up` started.
     Down,
+    /// Build the images of the roles into target/ffs/images, and check them.
+    Image {
+        /// The roles; all of them, if none is named.
+        #[arg(value_name = "ROLE", value_parser = role)]
+        roles: Vec<Role>,
+        /// With the packages of image/packages.lock or not at all.
+        #[arg(long)]
+        locked: bool,
+        /// With the present versions of all packages; rewrites image/packages.lock.
+        #[arg(long, conflicts_with = "locked")]
+        update: bool,
+        /// With a shell on the serial line, beside the others (ROLE-debug).
+        #[arg(long)]
+        debug: bool,
+        /// Only check what is built.
+        #[arg(long, conflicts_with_all = ["locked", "update"])]
+        check: bool,
+    },
     /// Measure, as ratios within one run.
     Bench {
         /// What: commlink, staging.
@@ -64,6 +84,11 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    let names = || Role::ALL.map(Role::as_str).join(", ");
+    Role::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| format!("the roles are {}", names()))
 }
 
 fn kind(local: bool) -> Kind {
@@ -88,6 +113,15 @@ pub fn main() -> ExitCode {
         Task::Test { .. } => test::test(&Scope::Must),
         Task::Up { local, vm: _, empty, detach } => up::up(kind(local), empty, detach),
         Task::Down => up::down(),
+        Task::Image { roles, locked, update, debug, check } => {
+            let roles = if roles.is_empty() { Role::ALL.to_vec() } else { roles };
+            let locking = match (locked, update) {
+                (true, _) => Locking::Strict,
+                (_, true) => Locking::Update,
+                _ => Locking::Follow,
+            };
+            image::image(&roles, &image::Options { locking, debug, check })
+        }
         Task::Bench { names, json } => bench::bench(&names, json.as_deref()),
     };
     match outcome {

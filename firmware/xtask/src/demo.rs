@@ -5,7 +5,7 @@ use crate::customer::{self, Customer, Ftp, sha256};
 use crate::local::{self, directory};
 use crate::steps::Steps;
 use crate::up::Kind;
-use crate::{Usage, host, vm, workdir};
+use crate::{Usage, host, image, vm, workdir};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ fn in_processes(object: &Path, keep: bool) -> Result<()> {
 fn in_vms(object: &Path, keep: bool) -> Result<()> {
     host::require(vm::TOOLS)?;
     let mut steps = Steps::default();
-    steps.run_that_tells("build the images", vm::build_images)?;
+    steps.run_that_tells("build the images", image::build_all)?;
     let ffsctl = steps.run_that_tells("build the operator's tool", vm::build_ffsctl)?;
     let dir = directory(&workdir().join("demo-vm"))?;
     let setup = vm::Setup { room: fs::metadata(object)?.len(), ..vm::Setup::new(&ffsctl, &dir) };

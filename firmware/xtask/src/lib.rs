@@ -11,6 +11,7 @@ pub mod customer;
 mod demo;
 pub mod endpoints;
 pub mod host;
+pub mod image;
 mod interrupt;
 pub mod local;
 mod ports;

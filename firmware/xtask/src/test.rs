@@ -1,7 +1,7 @@
 //! `cargo xtask test`: what must pass.
 
 use crate::interrupt::{self, Waiting};
-use crate::{host, root, vm};
+use crate::{host, image, root, vm};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -80,7 +80,7 @@ pub(crate) fn test(scope: &Scope) -> Result<()> {
     }
     if vms {
         let begin = Instant::now();
-        vm::build_images()?;
+        image::build_all()?;
         timed.push(("images", begin.elapsed()));
     }
     match scope {

@@ -4,7 +4,7 @@ use crate::access::{Access, OPERATOR, Running};
 use crate::customer::{Customer, sha256};
 use crate::endpoints::{self, Commlink, Commlinks, Endpoints, Release};
 use crate::local::{self, directory};
-use crate::{Usage, host, vm, workdir};
+use crate::{Usage, host, image, vm, workdir};
 use anyhow::{Context, Result, anyhow, bail};
 use keys::site::Role;
 use nix::sys::signal::{Signal, kill};
@@ -61,7 +61,7 @@ pub(crate) fn up(kind: Kind, empty: bool, detach: bool) -> Result<()> {
         }
         Kind::Vm => {
             host::require(vm::TOOLS)?;
-            vm::build_images()?;
+            image::build_all()?;
             let ffsctl = vm::build_ffsctl()?;
             if detach {
                 return detached();

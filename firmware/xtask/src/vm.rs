@@ -16,7 +16,7 @@ use crate::access::{Access, OPERATOR, Running};
 use crate::host::Tool;
 use crate::local::succeed;
 use crate::ports::Ports;
-use crate::{interrupt, workdir};
+use crate::{image, interrupt};
 use anyhow::{Context, Result, bail};
 use keys::site::{Machine, Plan, Role};
 use progress::Progress;
@@ -103,17 +103,6 @@ pub fn build_ffsctl() -> Result<PathBuf> {
     if built { Ok(crate::target().join("release/ffsctl")) } else { bail!("the build failed") }
 }
 
-/// Builds what the machines boot.
-///
-/// # Errors
-/// When an image is missing.
-pub fn build_images() -> Result<()> {
-    for role in Role::ALL {
-        RoleImage::open(&workdir().join("images").join(role.as_str()))?;
-    }
-    Ok(())
-}
-
 fn cancelled() -> bool {
     interrupt::requested(Duration::ZERO)
 }
@@ -126,7 +115,7 @@ impl Setup {
             start: Start::Direct,
             room: 0,
             ffsctl: ffsctl.into(),
-            images: |role| workdir().join("images").join(role.as_str()),
+            images: |role| image::dir(role, false),
         }
     }
 

@@ -1,0 +1,374 @@
+//! The images of the roles: from locked Debian packages and our daemons to one file per role.
+//!
+//! ```text
+//! image/packages, packages.lock, whitelist ─▶ base tree ┐
+//! image/modules ─▶ modules, firmware ───────────────────┤─▶ cpio, zstd ┐
+//! image/rootfs/common ──────────────────────────────────┘              ├─▶ initrd.zst ─▶ ROLE.efi ─▶ ROLE.img
+//! image/rootfs/ROLE, the role's daemons ─▶ role tree ────▶ cpio, zstd ─┘
+//! ```
+//! The kernel unpacks one archive after the other, so that a change of our daemons leaves the large one as it is. What is made is
+//! kept under `target/ffs/cache` by the hash of what it is made of.
+
+mod check;
+mod disk;
+mod modules;
+mod packages;
+mod sources;
+mod tree;
+mod uki;
+mod whitelist;
+
+pub(crate) use packages::Locking;
+
+use crate::host::{self, Tool};
+use crate::interrupt::{self, Waiting};
+use crate::{customer, root, test, workdir};
+use anyhow::{Context, Result, bail};
+use keys::site::Role;
+use modules::Modules;
+use packages::Unpacked;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+use tree::{Content, Node, Tree};
+use whitelist::{Index, Whitelist};
+
+/// Needed to build images.
+pub const TOOLS: &[Tool] = &[
+    Tool { program: "apt-get", package: "apt" },
+    Tool { program: "depmod", package: "kmod" },
+    Tool { program: "dpkg-deb", package: "dpkg" },
+    Tool { program: "mcopy", package: "mtools" },
+    Tool { program: "mkfs.vfat", package: "dosfstools" },
+    Tool { program: "strip", package: "binutils" },
+    Tool { program: "xz", package: "xz-utils" },
+];
+
+/// How hard the base is compressed: once in a while, for good.
+const BASE_LEVEL: i32 = 19;
+/// How hard the role's part is compressed: at each change of a daemon.
+const ROLE_LEVEL: i32 = 15;
+/// Threads of the compressor. With one it makes another archive than with several, whose number does not matter.
+const THREADS: u32 = 2;
+
+/// What is to be built, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// How much the lock of packages may change.
+    pub(crate) locking: Locking,
+    /// With a shell on the serial console and without the checks that forbid it.
+    pub(crate) debug: bool,
+    /// Only check what is built.
+    pub(crate) check: bool,
+}
+
+/// What is known about a built image: `manifest.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The role.
+    pub role: Role,
+    /// The version of the firmware.
+    pub version: String,
+    /// Whether it has a shell.
+    pub debug: bool,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Bytes of all files when unpacked.
+    pub unpacked: u64,
+    /// The files beside this one, by name.
+    pub files: BTreeMap<String, Built>,
+    /// What is in the image: SHA-256 of each file by path.
+    pub contents: BTreeMap<String, String>,
+    /// The Debian packages that it is made of: versions by name.
+    pub packages: BTreeMap<String, String>,
+}
+
+/// A file of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Built {
+    /// Its bytes.
+    pub size: u64,
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+/// Where the image of a role is.
+pub fn dir(role: Role, debug: bool) -> PathBuf {
+    let name = if debug { format!("{}-debug", role.as_str()) } else { role.as_str().to_owned() };
+    workdir().join("images").join(name)
+}
+
+/// What is known about a built image.
+///
+/// # Errors
+/// When it is not built.
+pub fn manifest(role: Role, debug: bool) -> Result<Manifest> {
+    let path = dir(role, debug).join("manifest.json");
+    let text = fs::read(&path).with_context(|| format!("{} is not there: cargo xtask image", path.display()))?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// The daemons of a role: package and program.
+fn daemons(role: Role) -> &'static [(&'static str, &'static str)] {
+    match role {
+        Role::Download => &[("admin", "admind"), ("commlink", "commlinkd"), ("ftpd", "ftpd"), ("stager", "stagerd")],
+        Role::Web => &[("admin", "admind"), ("commlink", "commlinkd"), ("portal", "portald")],
+        Role::Database => &[("admin", "admind"), ("commlink", "commlinkd"), ("masterdb", "masterd")],
+    }
+}
+
+/// SHA-256 in hexadecimal.
+fn hash(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// Builds the images of all roles in their present state, as others need them.
+///
+/// # Errors
+/// When they cannot be built, with what to do.
+pub fn build_all() -> Result<()> {
+    image(&Role::ALL, &Options { locking: Locking::Follow, debug: false, check: false })
+}
+
+/// `image`.
+pub(crate) fn image(roles: &[Role], options: &Options) -> Result<()> {
+    let wanted = modules::parse(&fs::read_to_string(data().join("modules"))?);
+    if !options.check {
+        build(roles, options, &wanted)?;
+    }
+    let mut wrong = Vec::new();
+    for role in roles {
+        let found = checked(*role, options.debug, &wanted)?;
+        wrong.extend(found.into_iter().map(|what| format!("{}: {what}", role.as_str())));
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    bail!("not as images must be:\n  {}", wrong.join("\n  "))
+}
+
+/// `image/` of the work tree.
+fn data() -> PathBuf {
+    root().join("image")
+}
+
+fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    interrupt::check()?;
+    let begin = Instant::now();
+    let done = work()?;
+    eprintln!("{:>8.1} s  {what}", begin.elapsed().as_secs_f64());
+    Ok(done)
+}
+
+/// What is the same for all roles.
+struct Base {
+    archive: PathBuf,
+    tree: Tree,
+    kernel: PathBuf,
+    release: String,
+    stub: PathBuf,
+    loader: PathBuf,
+    packages: BTreeMap<String, String>,
+}
+
+fn build(roles: &[Role], options: &Options, wanted: &[String]) -> Result<()> {
+    host::require(TOOLS)?;
+    let cache = workdir().join("cache");
+    fs::create_dir_all(&cache)?;
+    // Two builds at once would pull the files from under each other.
+    let lock = File::create(cache.join("lock"))?;
+    lock.lock()?;
+    let programs = step("programs", || programs(roles, &cache))?;
+    let packages = step("packages", || packages::provide(&data(), &cache, options.locking))?;
+    let base = base(&packages, options, wanted, &cache)?;
+    for role in roles {
+        step(&format!("image {}", role.as_str()), || role_image(*role, options, &base, &programs, &cache))?;
+    }
+    Ok(())
+}
+
+/// Builds the daemons of these roles; where each is, without symbols.
+fn programs(roles: &[Role], cache: &Path) -> Result<BTreeMap<&'static str, PathBuf>> {
+    let mut all: Vec<_> = roles.iter().flat_map(|role| daemons(*role)).collect();
+    all.sort_unstable();
+    all.dedup();
+    let mut command = test::cargo();
+    command.args(["build", "--release", "--locked"]);
+    for (package, program) in &all {
+        command.args(["--package", package, "--bin", program]);
+    }
+    let mut child = command.spawn().context("cannot run cargo")?;
+    let waiting = Waiting::on(child.id());
+    let built = child.wait()?.success();
+    drop(waiting);
+    interrupt::check()?;
+    if !built {
+        bail!("the build failed");
+    }
+    let to = cache.join("programs");
+    fs::create_dir_all(&to)?;
+    let mut programs = BTreeMap::new();
+    for (_, program) in all {
+        let from = crate::target().join("release").join(program);
+        let stripped = to.join(program);
+        let strip = Command::new("strip").arg("--strip-all").arg("-o").arg(&stripped).arg(&from).status();
+        if !strip.context("no strip")?.success() {
+            bail!("{} cannot be stripped", from.display());
+        }
+        programs.insert(*program, stripped);
+    }
+    Ok(programs)
+}
+
+fn base(packages: &Unpacked, options: &Options, wanted: &[String], cache: &Path) -> Result<Base> {
+    let index = Index::new(packages)?;
+    let (kernel_package, kernel_dir) =
+        packages.iter().find(|(p, _)| p.is_kernel()).context("image/packages.lock has no kernel")?;
+    let modules = step("modules", || Modules::provide(wanted, kernel_dir, &kernel_package.sha256, cache))?;
+    let whitelist = Whitelist::parse(&fs::read_to_string(data().join("whitelist"))?)?;
+    let mut tree = whitelist.tree(&index, options.debug)?;
+    index.close(&mut tree)?;
+    modules.add_to(&mut tree, &index)?;
+    tree.overlay(&data().join("rootfs/common"))?;
+    if options.debug {
+        tree.overlay(&data().join("rootfs/debug"))?;
+    }
+    let archive = step("base archive", || archive(&tree, BASE_LEVEL, cache))?;
+    let needed = |path: &str| {
+        index.host(path).map(Path::to_owned).with_context(|| format!("no package of image/packages has {path}"))
+    };
+    Ok(Base {
+        archive,
+        tree,
+        kernel: modules::kernel(kernel_dir)?,
+        release: modules.release,
+        stub: needed("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")?,
+        loader: needed("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")?,
+        packages: packages.iter().map(|(p, _)| (p.name.clone(), p.version.clone())).collect(),
+    })
+}
+
+/// The compressed archive of a tree, from the cache if it is there.
+fn archive(tree: &Tree, level: i32, cache: &Path) -> Result<PathBuf> {
+    let mut bytes = Vec::new();
+    tree.cpio(&mut bytes)?;
+    let dir = cache.join("archives");
+    fs::create_dir_all(&dir)?;
+    let path = dir.join(format!("{}-{level}.zst", hash(&bytes)));
+    if !path.exists() {
+        let mut encoder = zstd::Encoder::new(Vec::new(), level)?;
+        encoder.multithread(THREADS)?;
+        std::io::copy(&mut &*bytes, &mut encoder)?;
+        let partial = path.with_extension("partial");
+        fs::write(&partial, encoder.finish()?)?;
+        fs::rename(partial, &path)?;
+    }
+    Ok(path)
+}
+
+/// os-release(5) of a role's image; systemd-boot names and sorts entries by it.
+fn os_release(role: Role, version: &str) -> String {
+    let role = role.as_str();
+    format!(
+        "ID=ffs\nID_LIKE=debian\nNAME=FFS\nPRETTY_NAME=\"FFS {role} {version}\"\nVERSION_ID={version}\nIMAGE_ID=ffs-{role}\n\
+         IMAGE_VERSION={version}\nVARIANT_ID={role}\n"
+    )
+}
+
+fn role_image(
+    role: Role,
+    options: &Options,
+    base: &Base,
+    programs: &BTreeMap<&'static str, PathBuf>,
+    cache: &Path,
+) -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    let name = role.as_str();
+    let release = os_release(role, version);
+    let mut tree = Tree::default();
+    tree.overlay(&data().join("rootfs").join(name))?;
+    tree.text("/usr/lib/os-release", &*release)?;
+    for (_, program) in daemons(role) {
+        let content = Content::Host(programs[program].clone());
+        tree.add(&format!("/usr/bin/{program}"), Node::File { executable: true, content })?;
+    }
+    let own = archive(&tree, ROLE_LEVEL, cache)?;
+    let initrd = [fs::read(&base.archive)?, fs::read(own)?].concat();
+    let kernel = fs::read(&base.kernel)?;
+    let cmdline = fs::read_to_string(data().join("cmdline"))?.trim().to_owned();
+    let uki = uki::build(
+        &fs::read(&base.stub)?,
+        &[
+            (".osrel", release.as_bytes()),
+            (".cmdline", cmdline.as_bytes()),
+            (".uname", base.release.as_bytes()),
+            (".linux", &kernel),
+            (".initrd", &initrd),
+        ],
+    )?;
+    let out = dir(role, options.debug);
+    fs::create_dir_all(&out)?;
+    // What is there stays whole until the new one is: a VM may be reading it.
+    let mut files = BTreeMap::new();
+    let mut put = |file: &str, bytes: &[u8]| -> Result<PathBuf> {
+        let (path, partial) = (out.join(file), out.join(format!("{file}.partial")));
+        fs::write(&partial, bytes)?;
+        fs::rename(partial, &path)?;
+        files.insert(file.to_owned(), Built { size: u64::try_from(bytes.len())?, sha256: hash(bytes) });
+        Ok(path)
+    };
+    put("vmlinuz", &kernel)?;
+    put("initrd.zst", &initrd)?;
+    let efi = put(&format!("{name}.efi"), &uki)?;
+    let img = format!("{name}.img");
+    disk::write(&out.join(&img), &efi, &base.loader, &format!("{name}_{version}.efi"))?;
+    let size = out.join(&img).metadata()?.len();
+    files.insert(img.clone(), Built { size, sha256: customer::sha256(&out.join(&img))? });
+    let mut all = base.tree.clone();
+    all.extend(tree)?;
+    let manifest = Manifest {
+        role,
+        version: version.to_owned(),
+        debug: options.debug,
+        kernel: base.release.clone(),
+        cmdline,
+        unpacked: all.size()?,
+        files,
+        contents: all.hashes()?,
+        packages: base.packages.clone(),
+    };
+    fs::write(out.join("manifest.json"), serde_json::to_vec_pretty(&manifest)?)?;
+    Ok(())
+}
+
+/// Checks a built image, and prints its sizes.
+fn checked(role: Role, debug: bool, wanted: &[String]) -> Result<Vec<String>> {
+    let (dir, manifest) = (dir(role, debug), manifest(role, debug)?);
+    let archive = zstd::decode_all(File::open(dir.join("initrd.zst"))?)?;
+    let (tree, mut wrong) = check::parse(&archive)?;
+    wrong.extend(check::contents(&tree, wanted, debug)?);
+    if tree.hashes()? != manifest.contents {
+        wrong.push("the archive does not hold what the manifest says".into());
+    }
+    let mib = |file: &str| manifest.files.get(file).map_or(0.0, |f| f.size as f64 / f64::from(1 << 20));
+    let uki = format!("{}.efi", role.as_str());
+    if manifest.files.get(&uki).is_none_or(|f| f.size > check::UKI) {
+        wrong.push(format!("{uki} has {:.1} MiB, more than {}", mib(&uki), check::UKI >> 20));
+    }
+    println!(
+        "{:<9} {uki} {:.1} MiB (kernel {:.1}, initrd {:.1}), unpacked {} MiB, {} files",
+        role.as_str(),
+        mib(&uki),
+        mib("vmlinuz"),
+        mib("initrd.zst"),
+        manifest.unpacked >> 20,
+        manifest.contents.len()
+    );
+    Ok(wrong)
+}
