@@ -184,9 +184,9 @@ fn build(roles: &[Role], options: &Options, wanted: &[String]) -> Result<()> {
     // Two builds at once would pull the files from under each other.
     let lock = File::create(cache.join("lock"))?;
     lock.lock()?;
-    let programs = step("programs", || programs(roles, &cache))?;
     let packages = step("packages", || packages::provide(&data(), &cache, options.locking))?;
     let base = base(&packages, options, wanted, &cache)?;
+    let programs = step("programs", || programs(roles, &cache))?;
     for role in roles {
         step(&format!("image {}", role.as_str()), || role_image(*role, options, &base, &programs, &cache))?;
     }
