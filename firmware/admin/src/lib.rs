@@ -7,5 +7,6 @@ pub mod gpt;
 pub mod setup;
 pub mod state;
 mod tools;
+pub mod update;
 
 pub use tools::ToolError;

@@ -43,7 +43,10 @@ pub fn require(tools: &[Tool]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    let line = format!("apt-get update && apt-get install --yes --no-install-recommends {}", packages.join(" "));
+    let line = format!(
+        "apt-get update && apt-get -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends {}",
+        packages.join(" ")
+    );
     let refuse = |why: &str| Err(Usage(format!("{why}; run this line, then try again:\n  sudo sh -c '{line}'")).into());
     if find("apt-get").is_none() {
         return refuse("packages are missing, and there is no apt-get");
