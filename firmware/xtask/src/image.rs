@@ -13,6 +13,7 @@ mod check;
 mod disk;
 mod modules;
 mod packages;
+mod release;
 mod sources;
 mod tree;
 mod uki;
@@ -23,10 +24,12 @@ pub(crate) use packages::Locking;
 use crate::host::{self, Tool};
 use crate::interrupt::{self, Waiting};
 use crate::{customer, root, test, workdir};
+use admin::update;
 use anyhow::{Context, Result, bail};
 use keys::site::Role;
 use modules::Modules;
 use packages::Unpacked;
+use release::Signer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -187,8 +190,9 @@ fn build(roles: &[Role], options: &Options, wanted: &[String]) -> Result<()> {
     let packages = step("packages", || packages::provide(&data(), &cache, options.locking))?;
     let base = base(&packages, options, wanted, &cache)?;
     let programs = step("programs", || programs(roles, &cache))?;
+    let signer = Signer::open()?;
     for role in roles {
-        step(&format!("image {}", role.as_str()), || role_image(*role, options, &base, &programs, &cache))?;
+        step(&format!("image {}", role.as_str()), || role_image(*role, options, &base, &programs, &signer, &cache))?;
     }
     Ok(())
 }
@@ -286,6 +290,7 @@ fn role_image(
     options: &Options,
     base: &Base,
     programs: &BTreeMap<&'static str, PathBuf>,
+    signer: &Signer,
     cache: &Path,
 ) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
@@ -298,6 +303,7 @@ fn role_image(
         let content = Content::Host(programs[program].clone());
         tree.add(&format!("/usr/bin/{program}"), Node::File { executable: true, content })?;
     }
+    release::add_to(&mut tree, signer)?;
     let own = archive(&tree, ROLE_LEVEL, cache)?;
     let initrd = [fs::read(&base.archive)?, fs::read(own)?].concat();
     let kernel = fs::read(&base.kernel)?;
@@ -326,6 +332,13 @@ fn role_image(
     put("vmlinuz", &kernel)?;
     put("initrd.zst", &initrd)?;
     let efi = put(&format!("{name}.efi"), &uki)?;
+    let update = update::package::Manifest {
+        role,
+        version: version.parse()?,
+        size: u64::try_from(uki.len())?,
+        sha256: hash(&uki),
+    };
+    put(&format!("{name}.ffsup"), &signer.package(&update, &uki)?)?;
     let img = format!("{name}.img");
     disk::write(&out.join(&img), &efi, &base.loader, &format!("{name}_{version}.efi"))?;
     let size = out.join(&img).metadata()?.len();
