@@ -5,12 +5,14 @@
 
 mod args;
 mod customers;
+mod flash;
 mod leases;
 mod link;
 mod objects;
 mod show;
 mod site;
 mod status;
+mod storage;
 
 use args::{Args, Command};
 use clap::Parser;
@@ -84,6 +86,8 @@ async fn run(args: Args) -> Result<(), CtlError> {
         Command::Customer { command } => customers::customer(&open()?, command, json).await,
         Command::Entitlement { command } => customers::entitlement(&open()?, command, json).await,
         Command::Lease { command } => leases::run(&open()?, command, json).await,
+        Command::Flash(command) => flash::run(command, site.as_deref(), json),
+        Command::Storage { command } => storage::run(&open()?, command, json).await,
         Command::Audit { command } => status::audit(&open()?, command, json).await,
         Command::Status => status::status(&open()?, json).await,
     }

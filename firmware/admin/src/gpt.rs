@@ -145,9 +145,24 @@ impl Table {
     pub fn parse(head: &[u8]) -> Result<Self, GptError> {
         let header = head.get(512..1024).ok_or(GptError::Missing)?;
         let entries = head.get(1024..1024 + ENTRY * MAX_PARTITIONS).ok_or(GptError::Missing)?;
+        Self::decode(header, entries, 1, 2)
+    }
+
+    /// Reads the table's copy in the last [`TAIL`] sectors of a disk of so many.
+    ///
+    /// # Errors
+    /// [`GptError`].
+    pub fn parse_copy(tail: &[u8], sectors: u64) -> Result<Self, GptError> {
+        let (entries, header) = tail.split_at_checked(ENTRY * MAX_PARTITIONS).ok_or(GptError::Missing)?;
+        let header = header.get(..512).ok_or(GptError::Missing)?;
+        Self::decode(header, entries, sectors.saturating_sub(1), sectors.saturating_sub(TAIL))
+    }
+
+    /// Reads a header that is in the sector `own`, with its entries, which begin at the sector `at`.
+    fn decode(header: &[u8], entries: &[u8], own: u64, at: u64) -> Result<Self, GptError> {
         let shape =
             (u32_at(header, 12), u64_at(header, 24), u64_at(header, 72), u32_at(header, 80), u32_at(header, 84));
-        if !header.starts_with(SIGNATURE) || shape != (92, 1, 2, 128, 128) {
+        if !header.starts_with(SIGNATURE) || shape != (92, own, at, 128, 128) {
             return Err(GptError::Missing);
         }
         let mut plain = header[..HEADER].to_vec();
@@ -297,6 +312,9 @@ mod tests {
         // The copy's header names its own place and the first one's.
         let backup = &encoded.tail[32 * 512..];
         assert_eq!((u64_at(backup, 24), u64_at(backup, 32), u64_at(backup, 72)), (16_383, 1, 16_351));
+        assert_eq!(Table::parse_copy(&encoded.tail, 16_384), Ok(table()));
+        assert_eq!(Table::parse_copy(&encoded.tail, 16_385), Err(GptError::Missing));
+        assert_eq!(Table::parse_copy(&encoded.tail[1..], 16_384), Err(GptError::Missing));
         let mut other = table();
         other.renew().unwrap();
         assert!(other.id != table().id && other.partitions[0].id != table().partitions[0].id);
@@ -336,7 +354,7 @@ mod tests {
     proptest! {
         #[test]
         fn anything_can_be_parsed(bytes in prop::collection::vec(any::<u8>(), 0..2048), at in 0usize..17_000) {
-            let _ = Table::parse(&bytes);
+            let _ = (Table::parse(&bytes), Table::parse_copy(&bytes, 16_384));
             let mut head = table().encode(16_384).unwrap().head;
             let n = bytes.len().min(head.len() - at);
             head[at..at + n].copy_from_slice(&bytes[..n]);

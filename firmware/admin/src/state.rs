@@ -8,6 +8,8 @@
 //! All of it belongs to root, whoever wrote it. The file system is made by mkfs.ext4 of e2fsprogs, without mounting anything, so
 //! that an operator needs no privilege for a file.
 
+pub mod mount;
+
 use crate::gpt::{self, GptError, Guid, Partition, SECTOR, Table};
 use crate::tools::{self, ToolError};
 use std::fs::{self, File, OpenOptions};

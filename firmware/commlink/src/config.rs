@@ -12,6 +12,9 @@ use crate::client::Peer;
 use crate::dial::Ports;
 use crate::relay::Target;
 
+/// The name of the daemon that answers for the machine.
+pub const ADMIND: &str = "admind";
+
 /// The file. Example:
 ///
 /// ```
@@ -55,7 +58,7 @@ pub struct Config {
     pub socket: PathBuf,
     /// The users whose processes may do so.
     pub allow_uids: Vec<u32>,
-    /// The daemons that answer what comes in: `stagerd`, `portald` or `masterd`, by role.
+    /// The daemons that answer what comes in: `stagerd`, `portald` or `masterd`, by role, and on appliances `admind`.
     pub backends: BTreeMap<String, BackendConfig>,
     /// The machines that are called.
     #[serde(default)]
@@ -106,6 +109,11 @@ impl Config {
     pub fn backend(&self) -> Result<&BackendConfig, ConfigError> {
         let name = Self::daemon_of(self.role);
         self.backends.get(name).ok_or(ConfigError::NoBackend(name))
+    }
+
+    /// The daemon that answers for the machine, where there is one.
+    pub fn admind(&self) -> Option<&BackendConfig> {
+        self.backends.get(ADMIND)
     }
 
     /// Where relayed connections go.

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use daemon::ipc::Peers;
 use daemon::{Service, Shutdown, ipc, notify};
 use keys::site::Role;
-use tobj::{Body, Check, Fault, Message, Name, Reply, Request, RequestTag, Text};
+use tobj::{Body, Check, Fault, Message, Name, Reply, RequestTag, Text};
 use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::config::Config;
+use crate::config::{ADMIND, Config};
 use crate::policy::{self, Opener};
 use crate::server::{self, DRAIN, Setup};
 use crate::{Bags, Client};
@@ -58,6 +58,7 @@ pub async fn serve(
         daemon: Name::new(Config::daemon_of(config.role))?,
         bags: bags.clone(),
         backend: config.backend()?.into(),
+        admind: config.admind().map(Backend::from),
     };
     let setup = Setup { role: config.role, bags, relay: config.relay_target()? };
     let outbound = Outbound { client, role: config.role, shutdown: shutdown.clone() };
@@ -77,9 +78,23 @@ struct Inbound {
     daemon: Name,
     bags: Arc<Bags>,
     backend: Backend,
+    admind: Option<Backend>,
 }
 
 impl Inbound {
+    /// Asks a local daemon; `None` when it does not answer.
+    async fn ask(
+        &self,
+        daemon: &str,
+        backend: &Backend,
+        from: &str,
+        request: Message,
+        literal: &mut (dyn AsyncRead + Send + Unpin),
+    ) -> Option<Reply> {
+        let failed = |error| tracing::error!(from, daemon, "a request was not answered: {}", daemon::report(&error));
+        backend.exchange(from, request, literal).await.map_err(failed).ok()
+    }
+
     /// What this daemon has to say to a `STATUS`.
     fn checks(&self) -> impl Iterator<Item = Check> {
         self.bags.iter().filter_map(|bag| {
@@ -89,38 +104,55 @@ impl Inbound {
         })
     }
 
-    fn status(&self, answer: Option<Reply>) -> Reply {
-        let mut report = match answer {
-            Some(Reply::StatusReport { name, role, version, checks }) => (name, role, version, checks),
+    /// How this machine is: what its daemons say, and whether they say something.
+    fn status(&self, answer: Option<Reply>, admind: Option<Option<Reply>>) -> Reply {
+        let (version, mut checks) = match answer {
+            Some(Reply::StatusReport { version, checks, .. }) => (version, checks),
             // The operator wants to know of the machine, above all when a daemon is down.
-            _ => {
-                let role = Name::new(self.role.as_str()).unwrap_or_else(|_| self.daemon.clone());
-                let detail = Text::lossy("does not answer");
-                let down = Check { name: self.daemon.clone(), healthy: false, detail };
-                (self.name.clone(), role, Text::lossy(env!("CARGO_PKG_VERSION")), vec![down])
-            }
+            _ => (Text::lossy(env!("CARGO_PKG_VERSION")), down(self.daemon.as_str())),
         };
-        report.3.extend(self.checks());
-        let (name, role, version, checks) = report;
-        Reply::StatusReport { name, role, version, checks }
+        match admind {
+            Some(Some(Reply::StatusReport { checks: more, .. })) => checks.extend(more),
+            Some(_) => checks.extend(down(ADMIND)),
+            None => {}
+        }
+        checks.extend(self.checks());
+        let role = Name::new(self.role.as_str()).unwrap_or_else(|_| self.daemon.clone());
+        Reply::StatusReport { name: self.name.clone(), role, version, checks }
     }
+}
+
+/// That a daemon is down.
+fn down(daemon: &str) -> Vec<Check> {
+    let check = |name| Check { name, healthy: false, detail: Text::lossy("does not answer") };
+    Name::new(daemon).map(check).into_iter().collect()
 }
 
 impl Service for Inbound {
     async fn call(&self, from: &str, request: Message, literal: &mut (dyn AsyncRead + Send + Unpin)) -> Message {
         let id = request.id;
-        let is_status = matches!(request.body, Body::Request(Request::Status {}));
-        let answer = match self.backend.exchange(from, request, literal).await {
-            Ok(reply) => Some(reply),
-            Err(error) => {
-                tracing::error!(from, daemon = %self.daemon, "a request was not answered: {}", daemon::report(&error));
-                None
-            }
+        let tag = match &request.body {
+            Body::Request(body) => body.tag(),
+            Body::Reply(_) => return request.fault(Fault::Invalid),
         };
-        let reply = if is_status {
-            self.status(answer)
+        let reply = if tag == RequestTag::Status {
+            let machine = async {
+                let admind = self.admind.as_ref()?;
+                Some(self.ask(ADMIND, admind, from, request.clone(), &mut tokio::io::empty()).await)
+            };
+            let (answer, machine) =
+                tokio::join!(self.ask(self.daemon.as_str(), &self.backend, from, request.clone(), literal), machine);
+            self.status(answer, machine)
         } else {
-            answer.unwrap_or_else(|| Reply::refused(Fault::Unavailable, &format!("{} does not answer", self.daemon)))
+            let (daemon, backend) = match &self.admind {
+                Some(admind) if policy::for_admind(tag) => (ADMIND, admind),
+                None if policy::for_admind(tag) => {
+                    return request.reply(Reply::refused(Fault::Unavailable, "this machine has no admind"));
+                }
+                _ => (self.daemon.as_str(), &self.backend),
+            };
+            let answer = self.ask(daemon, backend, from, request, literal).await;
+            answer.unwrap_or_else(|| Reply::refused(Fault::Unavailable, &format!("{daemon} does not answer")))
         };
         Message { id, literal: None, body: Body::Reply(reply) }
     }

@@ -53,7 +53,15 @@ pub const TABLE: &[Row] = &[
         kind: LinkKind::Operator,
         opener: Operator,
         asked: Role::Download,
-        requests: &[Tag::Status, Tag::ObjectPut, Tag::LeaseList, Tag::LeaseShow, Tag::LeaseRevoke],
+        requests: &[
+            Tag::Status,
+            Tag::ObjectPut,
+            Tag::LeaseList,
+            Tag::LeaseShow,
+            Tag::LeaseRevoke,
+            Tag::StorageStatus,
+            Tag::StorageCreate,
+        ],
     },
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Web, requests: &[Tag::Status] },
     Row {
@@ -71,6 +79,8 @@ pub const TABLE: &[Row] = &[
             Tag::EntitlementRemove,
             Tag::EntitlementList,
             Tag::AuditList,
+            Tag::StorageStatus,
+            Tag::StorageCreate,
         ],
     },
 ];
@@ -100,6 +110,11 @@ pub fn across(kind: LinkKind, here: Role) -> Option<Opener> {
 /// Whether this request may come with a literal.
 pub fn takes_literal(request: RequestTag) -> bool {
     matches!(request, Tag::ObjectPut)
+}
+
+/// Whether this request is about the machine, not about what its role does: admind answers it.
+pub fn for_admind(request: RequestTag) -> bool {
+    matches!(request, Tag::StorageStatus | Tag::StorageCreate)
 }
 
 /// Whether this request is answered only once something happens: a shutdown need not wait for that.
@@ -133,6 +148,7 @@ mod tests {
             | Tag::EntitlementRemove
             | Tag::EntitlementList
             | Tag::AuditList => &["operator operator database"],
+            Tag::StorageStatus | Tag::StorageCreate => &["operator operator download", "operator operator database"],
             Tag::FtpSession | Tag::FtpLogin | Tag::TransferBegin | Tag::TransferEnd => &[],
         }
     }

@@ -16,4 +16,4 @@ mod start;
 
 pub use service::Service;
 pub use shutdown::{Shutdown, Trigger};
-pub use start::{report, run};
+pub use start::{report, run, run_with};

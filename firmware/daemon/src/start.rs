@@ -25,7 +25,15 @@ where
     F: FnOnce(PathBuf, Shutdown) -> Fut,
     Fut: Future<Output = Result<(), Box<dyn Error + Send + Sync>>>,
 {
-    let args = Args::parse();
+    run_with(name, Args::parse().config, serve)
+}
+
+/// The same for a daemon with a command line of its own.
+pub fn run_with<F, Fut>(name: &str, config: PathBuf, serve: F) -> ExitCode
+where
+    F: FnOnce(PathBuf, Shutdown) -> Fut,
+    Fut: Future<Output = Result<(), Box<dyn Error + Send + Sync>>>,
+{
     log::init(name);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -37,7 +45,7 @@ where
     let outcome = runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
         notify::spawn_watchdog();
-        serve(args.config, shutdown).await
+        serve(config, shutdown).await
     });
     notify::stopping();
     // Blocking work that is still under way is not waited for: every durable step may be cut anywhere.

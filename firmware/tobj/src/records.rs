@@ -58,6 +58,20 @@ record! {
         "DETAIL" detail: Text,
     }
 
+    /// A disk of a machine.
+    DiskInfo {
+        /// The kernel's name of it.
+        "NAME" name: Name,
+        /// Bytes.
+        "SIZE" size: u64,
+        /// Model and serial number, as far as it says them.
+        "MODEL" model: Text,
+        /// Whether it is in the array.
+        "MEMBER" member: bool,
+        /// What it does there, or what is on it, in words.
+        "STATE" state: Text,
+    }
+
     /// An object that a customer may have.
     CatalogueItem {
         /// The product it belongs to.

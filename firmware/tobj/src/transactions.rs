@@ -2,7 +2,8 @@
 
 use crate::message::{types, word};
 use crate::records::{
-    AuditEntry, AuditRecord, CatalogueItem, Check, EntitlementInfo, LeaseInfo, LeaseKind, LinkInfo, Revocation,
+    AuditEntry, AuditRecord, CatalogueItem, Check, DiskInfo, EntitlementInfo, LeaseInfo, LeaseKind, LinkInfo,
+    Revocation,
 };
 use crate::values::{FileName, Id, Name, Secret, Sha256, Text, Timestamp};
 
@@ -188,6 +189,19 @@ types! {
             "AFTER" after: u64,
         }
 
+        /// Operator → download, database: the data disks: [`Reply::Storage`]. Answered by admind.
+        "STORAGE-STATUS" StorageStatus {}
+        /// Operator → download, database: bring the data disks into use, by making an array or by taking the one that is found:
+        /// [`Reply::Done`] once they are in use, or `INVALID` (what is there does not allow it). Answered by admind.
+        "STORAGE-CREATE" StorageCreate {
+            /// The level: `raid1` or `raid10`; by the number of disks without one.
+            "LEVEL" level: Option<Name>,
+            /// The disks by the kernel's names; all blank ones without any.
+            "DISK" disks: Vec<Name>,
+            /// Whether the array that is found is this machine's from now on, instead of a new one.
+            "ADOPT" adopt: bool,
+        }
+
         /// ftpd → stagerd, first on a session's socket: where the client is: [`Reply::Done`].
         "FTP-SESSION" FtpSession {
             /// The client's address.
@@ -349,6 +363,21 @@ types! {
             "ENTRY" items: Vec<AuditEntry>,
             /// Whether there is a next page.
             "MORE" more: bool,
+        }
+        /// To [`Request::StorageStatus`].
+        "STORAGE" Storage {
+            /// The array in use, as the kernel names it; none while there is none.
+            "DEVICE" device: Option<Name>,
+            /// Its identifier.
+            "ARRAY" array: Option<Text>,
+            /// Its level, as the kernel names it.
+            "LEVEL" level: Option<Name>,
+            /// Whether all of it is well.
+            "HEALTHY" healthy: bool,
+            /// How it is, in words.
+            "DETAIL" detail: Text,
+            /// The disks that are in it, or could be.
+            "DISK" disks: Vec<DiskInfo>,
         }
         /// To [`Request::FtpLogin`].
         "FTP-ADMITTED" FtpAdmitted {

@@ -340,7 +340,7 @@ fn role_image(
     };
     put(&format!("{name}.ffsup"), &signer.package(&update, &uki)?)?;
     let img = format!("{name}.img");
-    disk::write(&out.join(&img), &efi, &base.loader, &format!("{name}_{version}.efi"))?;
+    disk::write(&out.join(&img), &efi, &base.loader, &format!("{name}_{version}.efi"), name)?;
     let size = out.join(&img).metadata()?.len();
     files.insert(img.clone(), Built { size, sha256: customer::sha256(&out.join(&img))? });
     let mut all = base.tree.clone();

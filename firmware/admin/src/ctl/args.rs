@@ -53,6 +53,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Lease,
     },
+    /// The data disks of download and database machines.
+    Storage {
+        #[command(subcommand)]
+        command: Storage,
+    },
+    /// Write the disk of a machine: an image, with the machine's part of the site (--site DIR/MACHINE).
+    Flash(Flash),
     /// The audit trail.
     Audit {
         #[command(subcommand)]
@@ -189,6 +196,47 @@ pub(crate) enum Lease {
         /// The download appliance, where the site has several.
         #[arg(long, value_name = "MACHINE")]
         download: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Flash {
+    /// The image of the machine's role.
+    pub(crate) image: PathBuf,
+    /// The disk, or the file to make.
+    #[arg(value_name = "DEVICE-or-FILE")]
+    pub(crate) target: PathBuf,
+    /// Do not ask before a disk is written over.
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Replace a file that is there already.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Bytes of a new file [default: those of the image].
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) size: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Storage {
+    /// The array and its disks, and the disks beside it; exit code 1 when not all is well.
+    Status {
+        /// The machine [default: all that have data disks].
+        machine: Option<String>,
+    },
+    /// Bring data disks into use where the machine did not do so by itself.
+    Create {
+        /// The machine.
+        machine: String,
+        /// raid1 or raid10 [default: raid1 of two disks, raid10 of more].
+        #[arg(long)]
+        level: Option<Name>,
+        /// A disk, by the name that `storage status` shows; may be repeated [default: all blank ones].
+        #[arg(long = "disk", value_name = "NAME")]
+        disks: Vec<Name>,
+        /// Take the array that is found on the disks, with all that is on it, instead of making one.
+        #[arg(long, conflicts_with_all = ["level", "disks"])]
+        adopt: bool,
     },
 }
 

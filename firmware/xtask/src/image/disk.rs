@@ -40,7 +40,7 @@ fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Writes a disk image. The UKI is named so that it counts as good; updates bring others with tries to count.
-pub(crate) fn write(out: &Path, uki: &Path, loader: &Path, name: &str) -> Result<()> {
+pub(crate) fn write(out: &Path, uki: &Path, loader: &Path, name: &str, role: &str) -> Result<()> {
     let esp = out.with_extension("esp.tmp");
     make_esp(&esp, uki, loader, name)?;
     let first = |at: u64| at / SECTOR;
@@ -55,7 +55,7 @@ pub(crate) fn write(out: &Path, uki: &Path, loader: &Path, name: &str) -> Result
         name: name.to_owned(),
     };
     let partitions = vec![
-        partition(1, ESP_KIND, begin, middle, "FFS-ESP"),
+        partition(1, ESP_KIND, begin, middle, &format!("{}{role}", admin::flash::ESP_NAME)),
         partition(2, gpt::LINUX, middle, end, admin::state::LABEL),
     ];
     let table = Table { id: Guid(ID), partitions }.encode(size / SECTOR)?;

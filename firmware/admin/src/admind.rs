@@ -1,0 +1,93 @@
+//! `admind`: what only root may do on an appliance.
+//!
+//! | command | unit | does |
+//! |---|---|---|
+//! | `admind state` | `ffs-state.service` | mounts the state partition ([`crate::state::mount`]) |
+//! | `admind setup` | `ffs-setup.service` | writes configurations, keys, networks, firewall ([`crate::setup`]) |
+//! | `admind storage` | `ffs-storage.service` | brings the data disks into use ([`crate::storage`]) |
+//! | `admind serve --config FILE` | `admind.service` | answers commlinkd: status, storage |
+//!
+//! The first three end with 0, or with 1 and a message that says what to do.
+
+mod checks;
+mod service;
+
+use crate::setup;
+use crate::state::mount;
+use crate::storage::apply;
+use clap::{Parser, Subcommand};
+use keys::site::Role;
+use serde::Deserialize;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Administration of an FFS appliance.
+#[derive(Debug, Parser)]
+#[command(name = "admind", version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount the state partition.
+    State,
+    /// Write configurations, keys, networks and firewall from the state partition.
+    Setup,
+    /// Bring the data disks into use.
+    Storage,
+    /// Answer requests.
+    Serve {
+        /// The configuration file (TOML).
+        #[arg(long, value_name = "FILE", default_value = setup::ADMIND_CONFIG)]
+        config: PathBuf,
+    },
+}
+
+/// The configuration of admind.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The machine's name.
+    pub name: String,
+    /// Its role.
+    pub role: Role,
+    /// Where it answers.
+    pub socket: PathBuf,
+    /// Whose processes may ask.
+    pub allow_uids: Vec<u32>,
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let done = match Args::parse().command {
+        Command::Serve { config } => return daemon::run_with("admind", config, service::run),
+        Command::State => once(|| Ok(mount::run()?)),
+        Command::Setup => once(|| {
+            let name = setup::write(Path::new("/"))?;
+            tracing::info!(name, "this machine is set up");
+            Ok(())
+        }),
+        Command::Storage => once(|| Ok(apply::run(role()?)?)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", daemon::report(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn once(work: impl FnOnce() -> Result<(), Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
+    daemon::log::init("admind");
+    work()
+}
+
+/// The role of this machine.
+fn role() -> Result<Role, Box<dyn Error>> {
+    let config: Result<Config, _> = daemon::config::load(Path::new(setup::ADMIND_CONFIG));
+    Ok(config.map(|c| c.role)?)
+}

@@ -1,0 +1,131 @@
+//! What a machine says of itself in a status report.
+
+use crate::block;
+use crate::setup::STORAGE;
+use crate::storage::array::{self, Array};
+use crate::tools;
+use nix::sys::statvfs::statvfs;
+use std::path::Path;
+use tobj::{Check, Name, Text};
+
+fn check(name: &str, healthy: bool, detail: &str) -> Option<Check> {
+    Some(Check { name: Name::new(name).ok()?, healthy, detail: Text::lossy(detail) })
+}
+
+/// The checks of a machine; `storage`: whether it keeps data.
+pub(super) fn all(storage: bool) -> Vec<Check> {
+    let version = check("version", true, env!("CARGO_PKG_VERSION"));
+    let disks = storage.then(|| {
+        let (healthy, detail) = self::storage(array::look(Path::new(block::SYS)).as_ref());
+        check("storage", healthy, &detail)
+    });
+    [version, memory(), units(), disks.flatten()].into_iter().flatten().collect()
+}
+
+/// Memory that is in use and cannot be had back, of all there is. What the root file system takes is in it.
+fn memory() -> Option<Check> {
+    match std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(parse_memory) {
+        Some((used, all)) => check("memory", true, &format!("{used} MiB of {all} in use")),
+        None => check("memory", false, "/proc/meminfo cannot be read"),
+    }
+}
+
+fn parse_memory(meminfo: &str) -> Option<(u64, u64)> {
+    let field = |name: &str| {
+        let line = meminfo.lines().find_map(|l| l.strip_prefix(name))?;
+        line.trim_start_matches(':').trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+    };
+    let (all, available) = (field("MemTotal")?, field("MemAvailable")?);
+    Some((all.saturating_sub(available) >> 10, all >> 10))
+}
+
+/// Units of systemd that failed.
+fn units() -> Option<Check> {
+    let Some(systemctl) = tools::find("systemctl") else { return check("units", false, "systemctl is not there") };
+    let arguments = ["list-units", "--failed", "--plain", "--no-legend", "--no-pager"];
+    match tools::run(&systemctl, &arguments, b"") {
+        Ok(said) => {
+            let said = String::from_utf8_lossy(&said);
+            let failed: Vec<&str> = said.lines().filter_map(|l| l.split_whitespace().next()).collect();
+            match &failed[..] {
+                [] => check("units", true, "none failed"),
+                names => check("units", false, &format!("failed: {}", names.join(", "))),
+            }
+        }
+        Err(error) => check("units", false, &daemon::report(&error)),
+    }
+}
+
+/// Room on the data disks; `None` where nothing is mounted.
+fn free() -> Option<String> {
+    let mounted = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    if !block::mounts(&mounted).iter().any(|(_, at)| at == STORAGE) {
+        return None;
+    }
+    let stat = statvfs(STORAGE).ok()?;
+    let mib = |blocks: u64| blocks.saturating_mul(stat.fragment_size()) >> 20;
+    Some(format!("{} of {} MiB free", mib(stat.blocks_available()), mib(stat.blocks())))
+}
+
+/// How the data disks are.
+pub(super) fn storage(array: Option<&Array>) -> (bool, String) {
+    describe(array, free().as_deref())
+}
+
+/// How the array is: one that serves is healthy, also without a part of its members; the words say so.
+fn describe(array: Option<&Array>, free: Option<&str>) -> (bool, String) {
+    let Some(a) = array else { return (false, "no array is in use; see `ffsctl storage status`".into()) };
+    let present = a.whole.saturating_sub(a.missing);
+    let mut words = vec![a.level.clone(), a.state.clone(), format!("{present} of {} members", a.whole)];
+    if a.missing > 0 {
+        words.push("DEGRADED".into());
+    }
+    if a.action != "idle" {
+        let done = a.done.map(|n| format!(" {n} %")).unwrap_or_default();
+        words.push(format!("{}{done}", a.action));
+    }
+    let errors: u64 = a.members.iter().map(|m| m.errors).sum();
+    if errors > 0 {
+        words.push(format!("{errors} read errors corrected"));
+    }
+    words.push(free.map_or("not mounted".into(), str::to_owned));
+    (a.runs() && free.is_some(), words.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::superblock::Uuid;
+
+    #[test]
+    fn memory_in_use() {
+        let text = "MemTotal:        1004736 kB\nMemFree:          300000 kB\nMemAvailable:     859000 kB\n";
+        assert_eq!(parse_memory(text), Some((142, 981)));
+        assert_eq!(parse_memory("MemTotal: 1 kB\n"), None);
+        assert_eq!(parse_memory("MemTotal: x kB\nMemAvailable: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn arrays_in_words() {
+        let whole = Array {
+            array: Uuid([1; 16]),
+            level: "raid10".into(),
+            state: "clean".into(),
+            whole: 4,
+            missing: 0,
+            action: "idle".into(),
+            done: None,
+            members: vec![],
+        };
+        let free = Some("900 of 1000 MiB free");
+        let (healthy, words) = describe(Some(&whole), free);
+        assert!(healthy);
+        assert_eq!(words, "raid10, clean, 4 of 4 members, 900 of 1000 MiB free");
+        let rebuilt = Array { missing: 1, action: "recover".into(), done: Some(42), ..whole.clone() };
+        let (healthy, words) = describe(Some(&rebuilt), free);
+        assert!(healthy, "it serves");
+        assert_eq!(words, "raid10, clean, 3 of 4 members, DEGRADED, recover 42 %, 900 of 1000 MiB free");
+        assert!(!describe(Some(&whole), None).0 && !describe(None, free).0);
+        assert!(!describe(Some(&Array { state: "inactive".into(), ..whole }), free).0);
+    }
+}

@@ -1,0 +1,7 @@
+//! The appliance's administration.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    admin::admind::main()
+}

@@ -1,0 +1,83 @@
+//! The data disks: one array of md, one file system, mounted at [`STORAGE`](crate::setup::STORAGE).
+//!
+//! `admind storage` runs before the daemons that keep data and does what [`plan::plan`] says of what it finds ([`inventory`]):
+//! it assembles this machine's array, by the identifier that [`record`] keeps on the state partition, degraded if members stay away
+//! for [`APPEARS`]; it makes one where there never was one and at least two disks are blank; or it refuses, with what an operator can
+//! do. An operator's order ([`record::Order`]) comes the same way: admind writes it and starts the unit, because what a daemon mounts
+//! in its sandbox nobody else would see.
+//!
+//! Durable steps of making an array: record "creating" with its identifier → array → file system → record "ready". A run that was cut
+//! goes on with the disks that carry this identifier.
+
+pub(crate) mod apply;
+pub(crate) mod array;
+pub(crate) mod inventory;
+pub(crate) mod plan;
+pub(crate) mod record;
+pub(crate) mod superblock;
+
+use keys::site::Role;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long missing members may take to appear before the array starts without them.
+pub const APPEARS: Duration = Duration::from_secs(20);
+/// How long no new disk may have appeared before an array is made of those that are there.
+pub const QUIET: Duration = Duration::from_secs(3);
+
+/// Why there is no storage.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// There is nothing to be done without an operator.
+    #[error("{0}")]
+    Refused(#[from] plan::Refusal),
+    /// A file.
+    #[error("cannot read or write {path}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The record is not one.
+    #[error(
+        "{path} is not what admind wrote there; if it is lost, remove it and adopt the array with `ffsctl storage create --adopt`"
+    )]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A program is not in this image.
+    #[error("{0} is not there")]
+    Missing(&'static str),
+    /// A program failed.
+    #[error("{what}")]
+    Tool {
+        /// What was being done.
+        what: &'static str,
+        /// What it said.
+        #[source]
+        source: crate::ToolError,
+    },
+    /// The array did not start.
+    #[error("{0} was not started: too few of its disks are there, or the kernel found it both dirty and degraded")]
+    NotStarted(String),
+    /// No randomness.
+    #[error("no randomness")]
+    Random(#[from] getrandom::Error),
+}
+
+pub(crate) fn io_error(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> StorageError {
+    let path = path.into();
+    move |source| StorageError::Io { path, source }
+}
+
+/// Whether machines of this role keep data on disks of their own.
+pub fn keeps_data(role: Role) -> bool {
+    matches!(role, Role::Download | Role::Database)
+}

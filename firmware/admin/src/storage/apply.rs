@@ -1,0 +1,181 @@
+//! Doing what the plan says (`admind storage`).
+
+use super::inventory;
+use super::plan::{self, Inventory, Level, Plan};
+use super::record::{self, ORDER, Order, Progress, RECORD, Record};
+use super::superblock::Uuid;
+use super::{APPEARS, QUIET, StorageError, array, io_error, keeps_data};
+use crate::block;
+use crate::setup::{Appliance, Daemon, Layout, STORAGE};
+use crate::tools;
+use keys::site::Role;
+use nix::mount::{MsFlags, mount};
+use nix::unistd::{Gid, Uid, chown};
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How often is looked while disks may still appear.
+const LOOK: Duration = Duration::from_millis(100);
+/// The name of our arrays, for people; machines go by the identifier.
+const NAME: &str = "ffs";
+/// Label of the file system; 12 bytes at most (xfs).
+const LABEL: &str = "ffs-data";
+
+/// Brings the data disks of a machine of this role into use.
+///
+/// # Errors
+/// [`StorageError`], with what an operator can do.
+pub(crate) fn run(role: Role) -> Result<(), StorageError> {
+    if !keeps_data(role) {
+        return Ok(());
+    }
+    let order: Option<Order> = record::load(Path::new(ORDER))?;
+    if order.is_some() {
+        // Tried once, whatever comes of it.
+        fs::remove_file(ORDER).map_err(io_error(ORDER))?;
+    }
+    let plan = decide(order.as_ref())?;
+    tracing::info!(?plan, "data disks");
+    carry_out(plan)?;
+    attach(role)
+}
+
+/// Waits for disks as long as the plan wants to.
+fn decide(order: Option<&Order>) -> Result<Plan, StorageError> {
+    let record: Option<Record> = record::load(Path::new(RECORD))?;
+    let fresh = Uuid::random()?;
+    // Only where an array may have to be made does it matter what is blank, and for that only a silence tells that all are there.
+    let known = record.as_ref().is_some_and(|r| r.progress == Progress::Ready) && order.is_none();
+    let begin = Instant::now();
+    let (mut seen, mut quiet_since) = (Vec::new(), begin);
+    loop {
+        let names = disks()?;
+        if names != seen {
+            (seen, quiet_since) = (names, Instant::now());
+        }
+        let waited = begin.elapsed() >= APPEARS || !known && !seen.is_empty() && quiet_since.elapsed() >= QUIET;
+        let inventory = inventory::take(waited && !known)?;
+        match plan::plan(&inventory, record.as_ref(), order, waited, fresh)? {
+            Plan::Wait if !waited => std::thread::sleep(LOOK),
+            Plan::Adopt(record) => {
+                record::save(Path::new(RECORD), &record)?;
+                return Ok(plan::plan(&inventory, Some(&record), None, true, fresh)?);
+            }
+            plan => return Ok(plan),
+        }
+    }
+}
+
+/// The names of the disks that are there.
+fn disks() -> Result<Vec<String>, StorageError> {
+    let blocks = block::all(Path::new(block::SYS)).map_err(io_error(block::SYS))?;
+    Ok(blocks.into_iter().filter(|b| b.physical && b.size > 0).map(|b| b.name).collect())
+}
+
+fn tool(program: &'static str, what: &'static str, arguments: &[&str]) -> Result<(), StorageError> {
+    let path = tools::find(program).ok_or(StorageError::Missing(program))?;
+    tools::run(&path, arguments, b"").map(|_| ()).map_err(|source| StorageError::Tool { what, source })
+}
+
+fn paths(disks: &[String]) -> Vec<String> {
+    disks.iter().map(|d| format!("/dev/{d}")).collect()
+}
+
+fn carry_out(plan: Plan) -> Result<(), StorageError> {
+    match plan {
+        Plan::Keep | Plan::Wait | Plan::Adopt(_) => Ok(()),
+        Plan::Assemble { array, disks, degraded, format } => {
+            if degraded {
+                tracing::warn!(%array, ?disks, "members are missing; the array starts without them");
+            }
+            assemble(array, &disks)?;
+            if format { finish(array) } else { Ok(()) }
+        }
+        Plan::Create { array, level, disks, zero } => {
+            record::save(Path::new(RECORD), &Record { array, level, progress: Progress::Creating })?;
+            create(array, level, &disks, zero)?;
+            finish(array)
+        }
+    }
+}
+
+fn assemble(array: Uuid, disks: &[String]) -> Result<(), StorageError> {
+    let device = array::device();
+    let (device, uuid, disks) = (device.to_string_lossy().into_owned(), format!("--uuid={array}"), paths(disks));
+    let mut arguments = vec!["--assemble", &device, "--config=none", "--run", &uuid];
+    arguments.extend(disks.iter().map(String::as_str));
+    // Its exit status does not tell "started degraded" from "not started"; the kernel does.
+    let said = tool("mdadm", "the array was not assembled", &arguments);
+    match array::look(Path::new(block::SYS)) {
+        Some(found) if found.array == array && found.runs() => Ok(()),
+        found => {
+            if found.is_some() {
+                // So that a later try finds the disks free.
+                tool("mdadm", "the array was not stopped", &["--stop", &device])?;
+            }
+            said.and(Err(StorageError::NotStarted(array.to_string())))
+        }
+    }
+}
+
+fn create(array: Uuid, level: Level, disks: &[String], zero: bool) -> Result<(), StorageError> {
+    let device = array::device();
+    let device = device.to_string_lossy();
+    let (count, uuid, name) =
+        (format!("--raid-devices={}", disks.len()), format!("--uuid={array}"), format!("--name={NAME}"));
+    let (level_text, disks) = (format!("--level={level}"), paths(disks));
+    let mut arguments = vec!["--create", &device, "--config=none", "--run", "--metadata=1.2", "--homehost=any"];
+    arguments.extend([&*count, &uuid, &name, &level_text, "--bitmap=internal"]);
+    if level == Level::Raid10 {
+        arguments.push("--layout=n2");
+    }
+    if zero {
+        arguments.push("--write-zeroes");
+    }
+    arguments.extend(disks.iter().map(String::as_str));
+    tracing::info!(%array, %level, ?disks, zero, "the array is made");
+    tool("mdadm", "the array was not made", &arguments)
+}
+
+/// Makes the file system, and remembers that it is there.
+fn finish(array: Uuid) -> Result<(), StorageError> {
+    let device = array::device();
+    tool("mkfs.xfs", "the file system was not made", &["-q", "-f", "-L", LABEL, &device.to_string_lossy()])?;
+    let record: Option<Record> = record::load(Path::new(RECORD))?;
+    match record {
+        Some(record) if record.array == array => {
+            record::save(Path::new(RECORD), &Record { progress: Progress::Ready, ..record })
+        }
+        _ => Err(io_error(RECORD)(io::ErrorKind::NotFound.into())),
+    }
+}
+
+/// Mounts the file system, and gives the role's daemon its place on it.
+fn attach(role: Role) -> Result<(), StorageError> {
+    let at = Path::new(STORAGE);
+    let mountinfo = "/proc/self/mountinfo";
+    let mounted = fs::read_to_string(mountinfo).map_err(io_error(mountinfo))?;
+    if !block::mounts(&mounted).iter().any(|(_, point)| point == STORAGE) {
+        let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
+        mount(Some(&array::device()), at, Some("xfs"), flags, None::<&str>).map_err(|e| io_error(at)(e.into()))?;
+    }
+    let daemon = Daemon::main_of(role);
+    let (dir, uid) = (Appliance.data(daemon), Appliance.uid(daemon));
+    if !dir.is_dir() {
+        fs::create_dir(&dir).map_err(io_error(&dir))?;
+    }
+    // The root of the file system is passed by others on their way to a descriptor that stagerd gave them; what is of stagerd alone it
+    // makes itself, for itself. The database's folder is nobody else's.
+    let mode = if dir == at { 0o755 } else { 0o700 };
+    chown(&dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).map_err(|e| io_error(&dir)(e.into()))?;
+    fs::set_permissions(&dir, Permissions::from_mode(mode)).map_err(io_error(&dir))?;
+    fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(io_error(&dir))
+}
+
+/// What there is, for an operator.
+pub(crate) fn look(deep: bool) -> Result<Inventory, StorageError> {
+    inventory::take(deep)
+}

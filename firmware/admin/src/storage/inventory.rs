@@ -1,0 +1,131 @@
+//! What disks there are for data, and what is on them.
+
+use super::plan::{Content, Disk, Inventory};
+use super::superblock::{self, Superblock};
+use super::{StorageError, array, io_error};
+use crate::block::{self, Block};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// How much of both ends of a disk must be zeros for it to be blank.
+pub(crate) const ENDS: u64 = 16 << 20;
+/// Bytes that are read at once.
+const BLOCK: usize = 1 << 20;
+/// What is read of a superblock: with the roles of as many members as md allows (1920), and then some.
+const SUPERBLOCK: usize = 8 << 10;
+
+/// The disks that may be used for data: hardware, writable, not removable, and nothing of them mounted or built upon.
+fn usable(blocks: &[Block], mounted: &BTreeSet<String>) -> Vec<Block> {
+    let busy = |b: &Block| mounted.contains(&b.number) || !b.holders.is_empty();
+    let part = |disk: &Block| blocks.iter().any(|b| b.parent.as_ref() == Some(&disk.name) && busy(b));
+    let fit = |b: &&Block| b.physical && b.size > 0 && !b.read_only && !b.removable && !busy(b) && !part(b);
+    blocks.iter().filter(fit).cloned().collect()
+}
+
+/// What is on a disk of this size. `deep`: whether to tell blank ones from others.
+fn content(path: &Path, size: u64, deep: bool) -> io::Result<Content> {
+    let file = File::open(path)?;
+    let mut bytes = vec![0; SUPERBLOCK];
+    if size >= superblock::OFFSET + SUPERBLOCK as u64 {
+        file.read_exact_at(&mut bytes, superblock::OFFSET)?;
+        if let Some(found) = Superblock::parse(&bytes) {
+            return Ok(Content::Member(found));
+        }
+    }
+    if !deep {
+        return Ok(Content::Other("not looked at".into()));
+    }
+    let mut block = vec![0; BLOCK];
+    for (from, to) in [(0, ENDS.min(size)), (size.saturating_sub(ENDS), size)] {
+        let mut at = from;
+        while at < to {
+            let n = BLOCK.min(usize::try_from(to - at).unwrap_or(BLOCK));
+            file.read_exact_at(&mut block[..n], at)?;
+            if let Some(i) = block[..n].iter().position(|b| *b != 0) {
+                return Ok(Content::Other(format!("there is something at byte {}", at + i as u64)));
+            }
+            at += n as u64;
+        }
+    }
+    Ok(Content::Blank)
+}
+
+/// Looks.
+///
+/// # Errors
+/// When sysfs cannot be read. A disk that cannot be read is in the inventory, as such.
+pub(crate) fn take(deep: bool) -> Result<Inventory, StorageError> {
+    let sys = Path::new(block::SYS);
+    let blocks = block::all(sys).map_err(io_error(sys))?;
+    let mountinfo = "/proc/self/mountinfo";
+    let mounted = std::fs::read_to_string(mountinfo).map_err(io_error(mountinfo))?;
+    let mounted = block::mounts(&mounted).into_iter().map(|(number, _)| number).collect();
+    let disks = usable(&blocks, &mounted).into_iter().map(|b| {
+        let content = content(&b.path(), b.size, deep);
+        let content = content.unwrap_or_else(|error| Content::Other(format!("it cannot be read: {error}")));
+        Disk { name: b.name, size: b.size, discards: b.discards, content }
+    });
+    Ok(Inventory { disks: disks.collect(), running: array::look(sys).map(|a| a.array) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::superblock::Uuid;
+    use super::*;
+
+    #[test]
+    fn which_disks_are_for_data() {
+        let disk = |name: &str| Block {
+            name: name.into(),
+            number: format!("n:{name}"),
+            size: 1 << 30,
+            physical: true,
+            ..Block::default()
+        };
+        let part = |name: &str, parent: &str| Block { parent: Some(parent.into()), physical: false, ..disk(name) };
+        let blocks = [
+            disk("boot"),
+            part("boot2", "boot"),
+            disk("free"),
+            Block { read_only: true, ..disk("locked") },
+            Block { removable: true, ..disk("stick") },
+            Block { physical: false, ..disk("loop0") },
+            Block { size: 0, ..disk("none") },
+            Block { holders: vec!["md0".into()], ..disk("member") },
+            disk("other"),
+            Block { holders: vec!["dm-0".into()], ..part("other1", "other") },
+            disk("whole"),
+        ];
+        let mounted = ["n:boot2".to_owned(), "n:whole".to_owned()].into();
+        let names: Vec<String> = usable(&blocks, &mounted).into_iter().map(|b| b.name).collect();
+        assert_eq!(names, ["free"]);
+    }
+
+    #[test]
+    fn blank_is_blank_at_both_ends() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let size = 2 * ENDS + (1 << 20);
+        file.as_file().set_len(size).unwrap();
+        let look = || content(file.path(), size, true).unwrap();
+        assert_eq!(look(), Content::Blank);
+        let mark = |at: u64, byte: u8| file.as_file().write_all_at(&[byte], at).unwrap();
+        for at in [0, ENDS - 1, size - ENDS, size - 1] {
+            mark(at, 1);
+            assert_eq!(look(), Content::Other(format!("there is something at byte {at}")));
+            mark(at, 0);
+        }
+        mark(ENDS, 1);
+        assert_eq!(look(), Content::Blank, "the middle is not looked at");
+        let sb = superblock::tests::sample(Uuid([3; 16]), 1, 2);
+        file.as_file().write_all_at(&sb, superblock::OFFSET).unwrap();
+        assert!(matches!(look(), Content::Member(s) if s.array == Uuid([3; 16])));
+        assert!(content(Path::new("/nonexistent"), size, true).is_err());
+        // Smaller than both ends together.
+        let small = tempfile::NamedTempFile::new().unwrap();
+        small.as_file().set_len(1 << 20).unwrap();
+        assert_eq!(content(small.path(), 1 << 20, true).unwrap(), Content::Blank);
+    }
+}

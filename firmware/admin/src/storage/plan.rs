@@ -1,0 +1,315 @@
+//! What is to be done about the data disks: a pure function of what is there.
+
+use super::record::{Order, Progress, Record};
+use super::superblock::{Superblock, Uuid};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// How an array keeps data twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Level {
+    /// Mirror.
+    Raid1,
+    /// Near layout, two copies; any number of disks from two on.
+    Raid10,
+}
+
+impl Level {
+    /// mdadm's and the kernel's word.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Raid1 => "raid1",
+            Self::Raid10 => "raid10",
+        }
+    }
+
+    /// What so many disks get unless an operator says otherwise.
+    fn of(disks: usize) -> Self {
+        if disks > 2 { Self::Raid10 } else { Self::Raid1 }
+    }
+
+    /// The one that a superblock names.
+    fn of_number(number: i32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Raid1),
+            10 => Some(Self::Raid10),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Level {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Raid1, Self::Raid10]
+            .into_iter()
+            .find(|l| l.as_str() == text)
+            .ok_or_else(|| format!("{text} is no level: raid1, raid10"))
+    }
+}
+
+/// What is on a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Nothing: no signature, its first and last 16 MiB are zeros.
+    Blank,
+    /// It is a member of an array.
+    Member(Superblock),
+    /// Something else, or it cannot be read.
+    Other(String),
+}
+
+/// A disk for data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Disk {
+    /// The kernel's name.
+    pub(crate) name: String,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Whether the device itself can zero it quickly.
+    pub(crate) discards: bool,
+    /// What is on it.
+    pub(crate) content: Content,
+}
+
+/// What there is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Inventory {
+    /// The disks that are neither the boot disk nor in use.
+    pub(crate) disks: Vec<Disk>,
+    /// The array that runs already, if any.
+    pub(crate) running: Option<Uuid>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// It runs.
+    Keep,
+    /// Members are missing; they may still come.
+    Wait,
+    /// Put it together.
+    Assemble {
+        /// Which.
+        array: Uuid,
+        /// From these.
+        disks: Vec<String>,
+        /// Whether it starts without a part of its members.
+        degraded: bool,
+        /// Whether a file system is still to be made.
+        format: bool,
+    },
+    /// Remember a foreign array as this machine's, then put it together.
+    Adopt(Record),
+    /// Make it.
+    Create {
+        /// Which.
+        array: Uuid,
+        /// How.
+        level: Level,
+        /// From these.
+        disks: Vec<String>,
+        /// Whether the disks can zero themselves, so that the copies agree from the start.
+        zero: bool,
+    },
+}
+
+/// Why nothing is done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There never was an array, and there are not two blank disks.
+    #[error(
+        "this machine needs two blank disks for its data and has {blank}{}; look with `ffsctl storage status`, then choose disks \
+         with `ffsctl storage create --disk …`",
+        listed(.others)
+    )]
+    NoDisks {
+        /// How many are blank.
+        blank: usize,
+        /// What else is there.
+        others: Vec<String>,
+    },
+    /// Disks carry an array, and this machine does not know that it is its own.
+    #[error(
+        "the array {array} ({name}, {members} disks) was found, but this machine has not used it before; if it is to, say so with \
+         `ffsctl storage create --adopt`"
+    )]
+    Foreign {
+        /// Its identifier.
+        array: String,
+        /// Its name.
+        name: String,
+        /// How many members it has when whole.
+        members: u32,
+    },
+    /// None of the members is there.
+    #[error("none of the disks of the array {0} is there; are they connected?")]
+    NoMembers(String),
+    /// The order cannot be carried out.
+    #[error("the order cannot be carried out: {0}")]
+    Order(String),
+}
+
+fn listed(others: &[String]) -> String {
+    if others.is_empty() { String::new() } else { format!(" ({})", others.join("; ")) }
+}
+
+/// What is to be done. `waited`: whether disks have had their time to appear. `fresh` names an array that is to be made.
+///
+/// # Errors
+/// [`Refusal`] where an operator has to decide.
+pub(crate) fn plan(
+    inventory: &Inventory,
+    record: Option<&Record>,
+    order: Option<&Order>,
+    waited: bool,
+    fresh: Uuid,
+) -> Result<Plan, Refusal> {
+    match (record, order) {
+        (Some(record), _) if inventory.running == Some(record.array) && record.progress == Progress::Ready => {
+            order.map_or(Ok(Plan::Keep), |_| Err(Refusal::Order("this machine has an array".into())))
+        }
+        (Some(record), None) if record.progress == Progress::Ready => known(inventory, record, waited),
+        (Some(record), None) => unfinished(inventory, record, waited),
+        (Some(_), Some(order)) if !order.adopt && order.disks.is_empty() => {
+            Err(Refusal::Order("this machine had an array; name the disks for a new one".into()))
+        }
+        (_, Some(order)) if order.adopt => adopt(inventory, waited),
+        (_, Some(order)) => ordered(inventory, order, fresh),
+        (None, None) => first(inventory, waited, fresh),
+    }
+}
+
+/// The members of an array that are there, and how many it has when whole.
+fn members(inventory: &Inventory, array: Uuid) -> (Vec<String>, usize) {
+    let mut names = Vec::new();
+    let mut whole = 0;
+    for disk in &inventory.disks {
+        if let Content::Member(s) = &disk.content
+            && s.array == array
+        {
+            names.push(disk.name.clone());
+            whole = whole.max(usize::try_from(s.members).unwrap_or(usize::MAX));
+        }
+    }
+    (names, whole)
+}
+
+fn known(inventory: &Inventory, record: &Record, waited: bool) -> Result<Plan, Refusal> {
+    let (disks, whole) = members(inventory, record.array);
+    let degraded = disks.len() < whole;
+    match (disks.is_empty(), waited) {
+        (true, true) => Err(Refusal::NoMembers(record.array.to_string())),
+        (true, false) => Ok(Plan::Wait),
+        (false, false) if degraded => Ok(Plan::Wait),
+        (false, _) => Ok(Plan::Assemble { array: record.array, disks, degraded, format: false }),
+    }
+}
+
+/// A run that was cut while it made the array: nothing is on it yet, so that it is made again from the same disks.
+fn unfinished(inventory: &Inventory, record: &Record, waited: bool) -> Result<Plan, Refusal> {
+    if !waited {
+        return Ok(Plan::Wait);
+    }
+    let (disks, whole) = members(inventory, record.array);
+    if !disks.is_empty() && disks.len() == whole {
+        return Ok(Plan::Assemble { array: record.array, disks, degraded: false, format: true });
+    }
+    let usable = |d: &&Disk| match &d.content {
+        Content::Blank => true,
+        Content::Member(s) => s.array == record.array,
+        Content::Other(_) => false,
+    };
+    create(inventory.disks.iter().filter(usable).collect(), None, inventory, record.array)
+}
+
+fn first(inventory: &Inventory, waited: bool, fresh: Uuid) -> Result<Plan, Refusal> {
+    if !waited {
+        return Ok(Plan::Wait);
+    }
+    let blank: Vec<&Disk> = inventory.disks.iter().filter(|d| d.content == Content::Blank).collect();
+    let foreign = inventory.disks.iter().find_map(|d| match &d.content {
+        Content::Member(s) => Some(s),
+        _ => None,
+    });
+    // Also beside blank disks: somebody may have put the disks of another machine in.
+    if let Some(s) = foreign {
+        let (array, name) = (s.array.to_string(), s.name.clone());
+        return Err(Refusal::Foreign { array, name, members: s.members });
+    }
+    create(blank, None, inventory, fresh)
+}
+
+fn adopt(inventory: &Inventory, waited: bool) -> Result<Plan, Refusal> {
+    let mut arrays: Vec<&Superblock> = Vec::new();
+    for disk in &inventory.disks {
+        if let Content::Member(s) = &disk.content
+            && arrays.iter().all(|a| a.array != s.array)
+        {
+            arrays.push(s);
+        }
+    }
+    match &arrays[..] {
+        [] if !waited => Ok(Plan::Wait),
+        [] => Err(Refusal::Order("there is no array to adopt".into())),
+        [one] => {
+            let level = Level::of_number(one.level);
+            let level = level.ok_or_else(|| Refusal::Order(format!("an array of level {} is not ours", one.level)))?;
+            Ok(Plan::Adopt(Record { array: one.array, level, progress: Progress::Ready }))
+        }
+        several => {
+            let names: Vec<String> = several.iter().map(|s| s.array.to_string()).collect();
+            Err(Refusal::Order(format!("there are several arrays: {}; leave only one connected", names.join(", "))))
+        }
+    }
+}
+
+fn ordered(inventory: &Inventory, order: &Order, fresh: Uuid) -> Result<Plan, Refusal> {
+    let mut disks: Vec<&Disk> = Vec::new();
+    for name in &order.disks {
+        if disks.iter().any(|d| d.name == *name) {
+            return Err(Refusal::Order(format!("{name} was named twice")));
+        }
+        let found = inventory.disks.iter().find(|d| d.name == *name);
+        let disk = found.ok_or_else(|| Refusal::Order(format!("{name} is not there, in use, or the boot disk")))?;
+        match &disk.content {
+            Content::Blank => disks.push(disk),
+            Content::Member(s) => {
+                return Err(Refusal::Order(format!("{name} belongs to the array {} ({})", s.array, s.name)));
+            }
+            Content::Other(what) => return Err(Refusal::Order(format!("{name} is not blank: {what}"))),
+        }
+    }
+    if order.disks.is_empty() {
+        disks = inventory.disks.iter().filter(|d| d.content == Content::Blank).collect();
+    }
+    create(disks, order.level, inventory, fresh)
+}
+
+fn create(disks: Vec<&Disk>, level: Option<Level>, inventory: &Inventory, array: Uuid) -> Result<Plan, Refusal> {
+    if disks.len() < 2 {
+        let others = inventory.disks.iter().filter_map(|d| match &d.content {
+            Content::Blank => None,
+            Content::Member(s) => Some(format!("{} belongs to the array {}", d.name, s.array)),
+            Content::Other(what) => Some(format!("{}: {what}", d.name)),
+        });
+        return Err(Refusal::NoDisks { blank: disks.len(), others: others.collect() });
+    }
+    Ok(Plan::Create {
+        array,
+        level: level.unwrap_or_else(|| Level::of(disks.len())),
+        zero: disks.iter().all(|d| d.discards),
+        disks: disks.into_iter().map(|d| d.name.clone()).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+use super::*;
+
+const OURS: Uuid = Uuid([1; 16]);
+const OTHER: Uuid = Uuid([2; 16]);
+const FRESH: Uuid = Uuid([9; 16]);
+
+fn disk(name: &str, content: Content) -> Disk {
+    Disk { name: name.into(), size: 1 << 30, discards: false, content }
+}
+
+fn member(name: &str, array: Uuid, level: i32, members: u32) -> Disk {
+    disk(name, Content::Member(Superblock { array, name: "ffs".into(), level, members, events: 1 }))
+}
+
+fn blank(name: &str) -> Disk {
+    disk(name, Content::Blank)
+}
+
+fn other(name: &str) -> Disk {
+    disk(name, Content::Other("there is something at byte 510".into()))
+}
+
+fn of(disks: &[Disk]) -> Inventory {
+    Inventory { disks: disks.to_vec(), running: None }
+}
+
+fn record(progress: Progress) -> Record {
+    Record { array: OURS, level: Level::Raid10, progress }
+}
+
+fn names(disks: &[&str]) -> Vec<String> {
+    disks.iter().map(|d| (*d).to_owned()).collect()
+}
+
+fn created(array: Uuid, level: Level, disks: &[&str]) -> Result<Plan, Refusal> {
+    Ok(Plan::Create { array, level, disks: names(disks), zero: false })
+}
+
+fn assembled(disks: &[&str], degraded: bool, format: bool) -> Result<Plan, Refusal> {
+    Ok(Plan::Assemble { array: OURS, disks: names(disks), degraded, format })
+}
+
+#[test]
+fn a_new_machine_makes_its_array_of_blank_disks() {
+    let four = of(&[blank("a"), blank("b"), blank("c"), blank("d")]);
+    assert_eq!(plan(&four, None, None, false, FRESH), Ok(Plan::Wait), "others may follow");
+    assert_eq!(plan(&four, None, None, true, FRESH), created(FRESH, Level::Raid10, &["a", "b", "c", "d"]));
+    let three = of(&[blank("a"), blank("b"), blank("c")]);
+    assert_eq!(plan(&three, None, None, true, FRESH), created(FRESH, Level::Raid10, &["a", "b", "c"]));
+    let two = of(&[blank("a"), other("x"), blank("b")]);
+    assert_eq!(plan(&two, None, None, true, FRESH), created(FRESH, Level::Raid1, &["a", "b"]));
+    let mut discards = of(&[blank("a"), blank("b")]);
+    discards.disks[0].discards = true;
+    let zero = |i: &Inventory| match plan(i, None, None, true, FRESH) {
+        Ok(Plan::Create { zero, .. }) => zero,
+        unexpected => panic!("{unexpected:?}"),
+    };
+    assert!(!zero(&discards));
+    discards.disks[1].discards = true;
+    assert!(zero(&discards));
+}
+
+#[test]
+fn nothing_is_made_of_what_is_not_blank() {
+    let cases = [(vec![], 0), (vec![blank("a"), other("b"), other("c")], 1), (vec![other("a"), other("b")], 0)];
+    for (disks, expected) in cases {
+        let refused = plan(&of(&disks), None, None, true, FRESH).unwrap_err();
+        assert!(matches!(&refused, Refusal::NoDisks { blank, .. } if *blank == expected), "{refused}");
+        assert!(refused.to_string().contains("ffsctl storage create"), "{refused}");
+    }
+    let refused = plan(&of(&[other("sdb")]), None, None, true, FRESH).unwrap_err().to_string();
+    assert!(refused.contains("sdb: there is something at byte 510"), "{refused}");
+}
+
+#[test]
+fn a_foreign_array_waits_for_an_operator_also_beside_blank_disks() {
+    let disks = [blank("a"), blank("b"), member("c", OTHER, 1, 2), member("d", OTHER, 1, 2)];
+    let refused = plan(&of(&disks), None, None, true, FRESH).unwrap_err();
+    assert!(matches!(refused, Refusal::Foreign { members: 2, .. }), "{refused}");
+    let order = Order { level: None, disks: vec![], adopt: true };
+    let adopt = |disks: &[Disk], waited| plan(&of(disks), None, Some(&order), waited, FRESH);
+    let adopted = Record { array: OTHER, level: Level::Raid1, progress: Progress::Ready };
+    assert_eq!(adopt(&disks, true), Ok(Plan::Adopt(adopted)));
+    assert!(matches!(adopt(&[member("c", OTHER, 1, 2), member("d", OURS, 1, 2)], true), Err(Refusal::Order(_))));
+    assert!(matches!(adopt(&[], true), Err(Refusal::Order(_))));
+    assert_eq!(adopt(&[], false), Ok(Plan::Wait));
+    assert!(matches!(adopt(&[member("c", OTHER, 0, 2)], true), Err(Refusal::Order(_))), "a stripe set keeps nothing");
+}
+
+#[test]
+fn the_own_array_is_assembled_by_its_identifier() {
+    let ready = record(Progress::Ready);
+    let m = |name| member(name, OURS, 10, 4);
+    let all = of(&[m("a"), member("x", OTHER, 10, 4), m("b"), blank("y"), m("c"), m("d")]);
+    assert_eq!(plan(&all, Some(&ready), None, false, FRESH), assembled(&["a", "b", "c", "d"], false, false));
+    let three = of(&[m("a"), m("b"), m("c")]);
+    assert_eq!(plan(&three, Some(&ready), None, false, FRESH), Ok(Plan::Wait));
+    assert_eq!(plan(&three, Some(&ready), None, true, FRESH), assembled(&["a", "b", "c"], true, false));
+    let none = of(&[blank("a"), blank("b"), member("x", OTHER, 1, 2)]);
+    assert_eq!(plan(&none, Some(&ready), None, false, FRESH), Ok(Plan::Wait));
+    let refused = plan(&none, Some(&ready), None, true, FRESH);
+    assert!(matches!(refused, Err(Refusal::NoMembers(_))), "a machine that had an array makes none: {refused:?}");
+}
+
+#[test]
+fn what_runs_stays() {
+    let running = |array| Inventory { disks: vec![blank("a"), blank("b")], running: Some(array) };
+    let ready = record(Progress::Ready);
+    assert_eq!(plan(&running(OURS), Some(&ready), None, false, FRESH), Ok(Plan::Keep));
+    assert_eq!(plan(&running(OTHER), Some(&ready), None, false, FRESH), Ok(Plan::Wait));
+    let order = Order { level: None, disks: names(&["a", "b"]), adopt: false };
+    assert!(matches!(plan(&running(OURS), Some(&ready), Some(&order), true, FRESH), Err(Refusal::Order(_))));
+}
+
+#[test]
+fn a_cut_creation_goes_on_with_the_same_identifier() {
+    let creating = record(Progress::Creating);
+    let go_on = |disks: &[Disk], waited| plan(&of(disks), Some(&creating), None, waited, FRESH);
+    let m = |name| member(name, OURS, 10, 3);
+    assert_eq!(go_on(&[blank("a")], false), Ok(Plan::Wait));
+    // Before the first superblock, between them, after the last one.
+    let three = || created(OURS, Level::Raid10, &["a", "b", "c"]);
+    assert_eq!(go_on(&[blank("a"), blank("b"), blank("c")], true), three());
+    assert_eq!(go_on(&[m("a"), blank("b"), blank("c"), other("x"), member("y", OTHER, 1, 2)], true), three());
+    assert_eq!(go_on(&[m("a"), m("b"), m("c"), blank("d")], true), assembled(&["a", "b", "c"], false, true));
+    assert!(matches!(go_on(&[m("a")], true), Err(Refusal::NoDisks { .. })));
+}
+
+#[test]
+fn orders() {
+    let disks = of(&[blank("a"), blank("b"), blank("c"), other("x"), member("y", OTHER, 1, 2)]);
+    let order = |level, disks: &[&str]| Order { level, disks: names(disks), adopt: false };
+    let carry = |order: &Order| plan(&disks, None, Some(order), true, FRESH);
+    assert_eq!(carry(&order(None, &["c", "a"])), created(FRESH, Level::Raid1, &["c", "a"]));
+    assert_eq!(carry(&order(Some(Level::Raid10), &["a", "b"])), created(FRESH, Level::Raid10, &["a", "b"]));
+    assert_eq!(carry(&order(Some(Level::Raid1), &[])), created(FRESH, Level::Raid1, &["a", "b", "c"]));
+    for wrong in [&["a", "x"][..], &["a", "y"], &["a", "nowhere"], &["a"], &["a", "a"]] {
+        assert!(carry(&order(None, wrong)).is_err(), "{wrong:?}");
+    }
+    // A machine whose array is lost for good gets a new one only of named disks.
+    let ready = record(Progress::Ready);
+    assert!(matches!(plan(&disks, Some(&ready), Some(&order(None, &[])), true, FRESH), Err(Refusal::Order(_))));
+    let named = plan(&disks, Some(&ready), Some(&order(None, &["a", "b"])), true, FRESH);
+    assert_eq!(named, created(FRESH, Level::Raid1, &["a", "b"]));
+}

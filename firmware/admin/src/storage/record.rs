@@ -1,0 +1,100 @@
+//! What the machine remembers of its array, and what an operator ordered.
+
+use super::plan::Level;
+use super::superblock::Uuid;
+use super::{StorageError, io_error};
+use crate::durable;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::io;
+use std::path::Path;
+
+/// Where the record is.
+pub(crate) const RECORD: &str = "/state/storage.toml";
+/// Where an order waits. Not on the state partition: an order to make an array does not outlive the boot that it was given in.
+pub(crate) const ORDER: &str = "/run/ffs/admind/storage-order.toml";
+
+/// How far the array is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Progress {
+    /// It is being made: there is nothing on it yet.
+    Creating,
+    /// Its file system is in use.
+    Ready,
+}
+
+/// The array of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    /// Its identifier.
+    #[serde(serialize_with = "to_text", deserialize_with = "from_text")]
+    pub(crate) array: Uuid,
+    /// Its level.
+    pub(crate) level: Level,
+    /// How far it is.
+    pub(crate) progress: Progress,
+}
+
+/// What an operator wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Order {
+    /// The level; by the number of disks if it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) level: Option<Level>,
+    /// The disks; all blank ones if they are not said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) disks: Vec<String>,
+    /// To take the array that is found, instead of making one.
+    #[serde(default)]
+    pub(crate) adopt: bool,
+}
+
+fn to_text<S: Serializer>(uuid: &Uuid, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(uuid)
+}
+
+fn from_text<'de, D: Deserializer<'de>>(from: D) -> Result<Uuid, D::Error> {
+    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+}
+
+/// Reads one of the two; `None` where there is none.
+pub(crate) fn load<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, StorageError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error(path)(error)),
+    };
+    let parsed = toml::from_str(&text);
+    parsed.map(Some).map_err(|source| StorageError::Record { path: path.into(), source: Box::new(source) })
+}
+
+/// Writes one of the two, durably.
+pub(crate) fn save<T: Serialize>(path: &Path, value: &T) -> Result<(), StorageError> {
+    let text = toml::to_string(value).map_err(|e| io_error(path)(io::Error::other(e)))?;
+    durable::write(path, text.as_bytes(), 0o600).map_err(io_error(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("storage.toml");
+        assert_eq!(load::<Record>(&path).unwrap(), None);
+        let record = Record { array: Uuid([0xa5; 16]), level: Level::Raid10, progress: Progress::Creating };
+        save(&path, &record).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let expected = "array = \"a5a5a5a5:a5a5a5a5:a5a5a5a5:a5a5a5a5\"\nlevel = \"raid10\"\nprogress = \"creating\"\n";
+        assert_eq!(text, expected);
+        assert_eq!(load::<Record>(&path).unwrap(), Some(record));
+        std::fs::write(&path, "array = 1").unwrap();
+        assert!(matches!(load::<Record>(&path), Err(StorageError::Record { .. })));
+        let order = Order { level: None, disks: vec!["vdb".into()], adopt: false };
+        save(&path, &order).unwrap();
+        assert_eq!(load::<Order>(&path).unwrap(), Some(order));
+    }
+}
