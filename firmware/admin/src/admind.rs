@@ -5,16 +5,21 @@
 //! | `admind state` | `ffs-state.service` | mounts the state partition ([`crate::state::mount`]) |
 //! | `admind setup` | `ffs-setup.service` | writes configurations, keys, networks, firewall ([`crate::setup`]) |
 //! | `admind storage` | `ffs-storage.service` | brings the data disks into use ([`crate::storage`]) |
-//! | `admind serve --config FILE` | `admind.service` | answers commlinkd: status, storage |
+//! | `admind health` | `ffs-health.service` | waits until this start is a good one ([`health`]) |
+//! | `admind esp mount`, `umount` | `systemd-bless-boot.service` | has the boot partition at `/boot` while the entry is blessed |
+//! | `admind serve --config FILE` | `admind.service` | answers commlinkd: status, storage, updates |
 //!
-//! The first three end with 0, or with 1 and a message that says what to do.
+//! All but the last end with 0, or with 1 and a message that says what to do.
 
 mod checks;
+mod health;
 mod service;
+mod update;
 
 use crate::setup;
 use crate::state::mount;
 use crate::storage::apply;
+use crate::update::esp;
 use clap::{Parser, Subcommand};
 use keys::site::Role;
 use serde::Deserialize;
@@ -38,12 +43,27 @@ enum Command {
     Setup,
     /// Bring the data disks into use.
     Storage,
+    /// Wait until this start of the machine is a good one.
+    Health,
+    /// The boot partition.
+    Esp {
+        #[command(subcommand)]
+        command: EspCommand,
+    },
     /// Answer requests.
     Serve {
         /// The configuration file (TOML).
         #[arg(long, value_name = "FILE", default_value = setup::ADMIND_CONFIG)]
         config: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum EspCommand {
+    /// Mount it at /boot.
+    Mount,
+    /// Unmount it.
+    Umount,
 }
 
 /// The configuration of admind.
@@ -70,6 +90,9 @@ pub fn main() -> ExitCode {
             tracing::info!(name, "this machine is set up");
             Ok(())
         }),
+        Command::Health => once(health::gate),
+        Command::Esp { command: EspCommand::Mount } => once(|| Ok(esp::attach()?)),
+        Command::Esp { command: EspCommand::Umount } => once(|| Ok(esp::detach()?)),
         Command::Storage => once(|| Ok(apply::run(role()?)?)),
     };
     match done {

@@ -13,6 +13,7 @@ mod show;
 mod site;
 mod status;
 mod storage;
+mod update;
 
 use args::{Args, Command};
 use clap::Parser;
@@ -88,6 +89,8 @@ async fn run(args: Args) -> Result<(), CtlError> {
         Command::Lease { command } => leases::run(&open()?, command, json).await,
         Command::Flash(command) => flash::run(command, site.as_deref(), json),
         Command::Storage { command } => storage::run(&open()?, command, json).await,
+        Command::Update { command } => update::run(&open()?, command, json).await,
+        Command::Reboot { machine } => update::reboot(&open()?, &machine).await,
         Command::Audit { command } => status::audit(&open()?, command, json).await,
         Command::Status => status::status(&open()?, json).await,
     }

@@ -2,7 +2,9 @@
 //!
 //! - [`package`]: the `.ffsup` file and what is checked of it;
 //! - [`slots`]: boot entries by their file names, and what may be done with them; no I/O;
-//! - [`install`]: how an entry gets onto the ESP, step by step.
+//! - [`install`]: how an entry gets onto the ESP, step by step;
+//! - `record`: what is remembered of versions that are tried or failed;
+//! - `esp`: the ESP of this machine.
 //!
 //! # The life of an update
 //! ```text
@@ -14,6 +16,8 @@
 //! Specification, "Boot counting"). So a machine that is cut off at any instant finds either the old entry alone, or the old one and
 //! a complete new one.
 
+pub(crate) mod esp;
 pub mod install;
 pub mod package;
+pub mod record;
 pub mod slots;

@@ -61,9 +61,26 @@ pub const TABLE: &[Row] = &[
             Tag::LeaseRevoke,
             Tag::StorageStatus,
             Tag::StorageCreate,
+            Tag::UpdatePush,
+            Tag::UpdateStatus,
+            Tag::UpdateConfirm,
+            Tag::UpdateRollback,
+            Tag::Reboot,
         ],
     },
-    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Web, requests: &[Tag::Status] },
+    Row {
+        kind: LinkKind::Operator,
+        opener: Operator,
+        asked: Role::Web,
+        requests: &[
+            Tag::Status,
+            Tag::UpdatePush,
+            Tag::UpdateStatus,
+            Tag::UpdateConfirm,
+            Tag::UpdateRollback,
+            Tag::Reboot,
+        ],
+    },
     Row {
         kind: LinkKind::Operator,
         opener: Operator,
@@ -81,6 +98,11 @@ pub const TABLE: &[Row] = &[
             Tag::AuditList,
             Tag::StorageStatus,
             Tag::StorageCreate,
+            Tag::UpdatePush,
+            Tag::UpdateStatus,
+            Tag::UpdateConfirm,
+            Tag::UpdateRollback,
+            Tag::Reboot,
         ],
     },
 ];
@@ -109,12 +131,16 @@ pub fn across(kind: LinkKind, here: Role) -> Option<Opener> {
 
 /// Whether this request may come with a literal.
 pub fn takes_literal(request: RequestTag) -> bool {
-    matches!(request, Tag::ObjectPut)
+    matches!(request, Tag::ObjectPut | Tag::UpdatePush)
 }
 
 /// Whether this request is about the machine, not about what its role does: admind answers it.
 pub fn for_admind(request: RequestTag) -> bool {
-    matches!(request, Tag::StorageStatus | Tag::StorageCreate)
+    match request {
+        Tag::StorageStatus | Tag::StorageCreate => true,
+        Tag::UpdatePush | Tag::UpdateStatus | Tag::UpdateConfirm | Tag::UpdateRollback | Tag::Reboot => true,
+        _ => false,
+    }
 }
 
 /// Whether this request is answered only once something happens: a shutdown need not wait for that.
@@ -133,7 +159,12 @@ mod tests {
     /// The table once more, written the other way round: for each request all that may ask it, by link, opener, asked.
     fn askers(tag: RequestTag) -> &'static [&'static str] {
         match tag {
-            Tag::Status => &["operator operator web", "operator operator download", "operator operator database"],
+            Tag::Status
+            | Tag::UpdatePush
+            | Tag::UpdateStatus
+            | Tag::UpdateConfirm
+            | Tag::UpdateRollback
+            | Tag::Reboot => &["operator operator web", "operator operator download", "operator operator database"],
             Tag::Login | Tag::Logout | Tag::Catalogue | Tag::Grant => &["web-database web database"],
             Tag::Stage => &["web-download web download"],
             Tag::Relay => &["web-download download web"],

@@ -72,6 +72,18 @@ record! {
         "STATE" state: Text,
     }
 
+    /// A boot entry of a machine.
+    EntryInfo {
+        /// Its version.
+        "VERSION" version: Name,
+        /// Whether it is what runs.
+        "RUNNING" running: bool,
+        /// Whether the next start takes it.
+        "NEXT" next: bool,
+        /// Whether it has proven itself, in words.
+        "STATE" state: Text,
+    }
+
     /// An object that a customer may have.
     CatalogueItem {
         /// The product it belongs to.

@@ -2,8 +2,8 @@
 
 use crate::message::{types, word};
 use crate::records::{
-    AuditEntry, AuditRecord, CatalogueItem, Check, DiskInfo, EntitlementInfo, LeaseInfo, LeaseKind, LinkInfo,
-    Revocation,
+    AuditEntry, AuditRecord, CatalogueItem, Check, DiskInfo, EntitlementInfo, EntryInfo, LeaseInfo, LeaseKind,
+    LinkInfo, Revocation,
 };
 use crate::values::{FileName, Id, Name, Secret, Sha256, Text, Timestamp};
 
@@ -202,6 +202,23 @@ types! {
             "ADOPT" adopt: bool,
         }
 
+        /// Operator → every machine: an update file, in the literal that follows, is put beside what runs: [`Reply::Updates`], or `INVALID`
+        /// (not signed, for another role, older, failed before, or what runs has not proven itself). Answered by admind.
+        "UPDATE-PUSH" UpdatePush {
+            /// Also an older version.
+            "DOWNGRADE" downgrade: bool,
+            /// Also a version that failed on this machine.
+            "AGAIN" again: bool,
+        }
+        /// Operator → every machine: what runs, what starts next, what failed: [`Reply::Updates`]. Answered by admind.
+        "UPDATE-STATUS" UpdateStatus {}
+        /// Operator → every machine: the running version is good: [`Reply::Updates`]. Answered by admind.
+        "UPDATE-CONFIRM" UpdateConfirm {}
+        /// Operator → every machine: the other version starts next: [`Reply::Updates`], or `INVALID` (there is no good one). Answered by admind.
+        "UPDATE-ROLLBACK" UpdateRollback {}
+        /// Operator → every machine: start anew: [`Reply::Done`]. Answered by admind.
+        "REBOOT" Reboot {}
+
         /// ftpd → stagerd, first on a session's socket: where the client is: [`Reply::Done`].
         "FTP-SESSION" FtpSession {
             /// The client's address.
@@ -378,6 +395,15 @@ types! {
             "DETAIL" detail: Text,
             /// The disks that are in it, or could be.
             "DISK" disks: Vec<DiskInfo>,
+        }
+        /// To [`Request::UpdatePush`] and the other requests about updates.
+        "UPDATES" Updates {
+            /// The version that runs.
+            "RUNNING" running: Name,
+            /// The boot entries; none where the machine was not started from its boot disk.
+            "ENTRY" entries: Vec<EntryInfo>,
+            /// Versions that failed on this machine, and why.
+            "FAILED" failed: Vec<Text>,
         }
         /// To [`Request::FtpLogin`].
         "FTP-ADMITTED" FtpAdmitted {

@@ -1,12 +1,13 @@
 //! Answering commlinkd.
 
-use super::{Config, checks};
+use super::{Config, checks, update};
 use crate::block;
 use crate::storage::plan::{Content, Level, Plan};
 use crate::storage::record::{self, ORDER, Order, RECORD, Record};
 use crate::storage::superblock::Uuid;
 use crate::storage::{apply, array, keeps_data, plan};
 use crate::tools;
+use crate::update::slots::Insist;
 use daemon::{Service, Shutdown, ipc};
 use keys::site::Role;
 use std::collections::BTreeSet;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tobj::{Body, DiskInfo, Fault, Message, Name, Reply, Request, Text};
 use tokio::io::AsyncRead;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// The unit that brings data disks into use. What it mounts is seen by all; what we would mount only by ourselves.
 const STORAGE_UNIT: &str = "ffs-storage.service";
@@ -35,11 +36,11 @@ pub(super) async fn run(path: PathBuf, shutdown: Shutdown) -> Result<(), Box<dyn
 }
 
 /// Why something was not done.
-struct Refused(Fault, String);
+pub(super) struct Refused(pub(super) Fault, pub(super) String);
 
-type Answer = Result<Reply, Refused>;
+pub(super) type Answer = Result<Reply, Refused>;
 
-fn unavailable(error: impl Error + 'static) -> Refused {
+pub(super) fn unavailable(error: impl Error + 'static) -> Refused {
     Refused(Fault::Unavailable, daemon::report(&error))
 }
 
@@ -56,9 +57,9 @@ struct Admind {
 }
 
 impl Service for Admind {
-    async fn call(&self, from: &str, request: Message, _: &mut (dyn AsyncRead + Send + Unpin)) -> Message {
+    async fn call(&self, from: &str, request: Message, literal: &mut (dyn AsyncRead + Send + Unpin)) -> Message {
         let answer = match &request.body {
-            Body::Request(body) => self.answer(from, body).await,
+            Body::Request(body) => self.answer(from, body, literal).await,
             Body::Reply(_) => Err(Refused(Fault::Invalid, "not a request".into())),
         };
         request.reply(answer.unwrap_or_else(|Refused(fault, why)| {
@@ -69,7 +70,7 @@ impl Service for Admind {
 }
 
 impl Admind {
-    async fn answer(&self, from: &str, request: &Request) -> Answer {
+    async fn answer(&self, from: &str, request: &Request, literal: &mut (dyn AsyncRead + Send + Unpin)) -> Answer {
         // commlinkd decides who may ask; nobody but operators does.
         if !from.starts_with("operator:") {
             return Err(Refused(Fault::Denied, format!("{} is not for {from}", request.tag())));
@@ -83,8 +84,35 @@ impl Admind {
                 let disks = disks.iter().map(|d| d.as_str().to_owned()).collect();
                 self.create(from, Order { level, disks, adopt: *adopt }).await
             }
+            Request::UpdatePush { downgrade, again } => {
+                let _one = self.change()?;
+                let insist = Insist { downgrade: *downgrade, again: *again };
+                update::push(self.role, from, insist, literal).await
+            }
+            Request::UpdateStatus {} => {
+                // The boot partition is mounted in one place only.
+                let _one = self.change()?;
+                update::show(self.role)
+            }
+            Request::UpdateConfirm {} => {
+                let _one = self.change()?;
+                update::confirm(self.role, from).await
+            }
+            Request::UpdateRollback {} => {
+                let _one = self.change()?;
+                update::roll_back(self.role, from).await
+            }
+            Request::Reboot {} => {
+                let _one = self.change()?;
+                update::reboot(from)
+            }
             _ => Err(Refused(Fault::Denied, format!("{} is not for this machine", request.tag()))),
         }
+    }
+
+    /// The right to change something.
+    fn change(&self) -> Result<MutexGuard<'_, ()>, Refused> {
+        self.changing.try_lock().map_err(|_| Refused(Fault::Busy, "another order is being carried out".into()))
     }
 
     async fn status(&self) -> Answer {
@@ -96,9 +124,7 @@ impl Admind {
     }
 
     async fn create(&self, from: &str, order: Order) -> Answer {
-        let Ok(_one) = self.changing.try_lock() else {
-            return Err(Refused(Fault::Busy, "another order is being carried out".into()));
-        };
+        let _one = self.change()?;
         tracing::warn!(from, ?order, "an order for the data disks");
         beside(move || {
             let record: Option<Record> = record::load(Path::new(RECORD)).map_err(unavailable)?;

@@ -60,6 +60,16 @@ pub(crate) enum Command {
     },
     /// Write the disk of a machine: an image, with the machine's part of the site (--site DIR/MACHINE).
     Flash(Flash),
+    /// Updates of machines.
+    Update {
+        #[command(subcommand)]
+        command: Update,
+    },
+    /// Start a machine anew.
+    Reboot {
+        /// The machine.
+        machine: String,
+    },
     /// The audit trail.
     Audit {
         #[command(subcommand)]
@@ -237,6 +247,44 @@ pub(crate) enum Storage {
         /// Take the array that is found on the disks, with all that is on it, instead of making one.
         #[arg(long, conflicts_with_all = ["level", "disks"])]
         adopt: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Update {
+    /// Put an update onto a machine, start it, and wait until it has proven itself or is given up.
+    Push {
+        /// The machine.
+        machine: String,
+        /// The update file (.ffsup).
+        file: PathBuf,
+        /// Also a version that is older than what runs.
+        #[arg(long)]
+        downgrade: bool,
+        /// Also a version that failed on this machine.
+        #[arg(long)]
+        again: bool,
+        /// Leave it to the next start of the machine.
+        #[arg(long)]
+        no_reboot: bool,
+    },
+    /// What runs, what starts next, and what failed.
+    Status {
+        /// The machine; all of them, if none is named.
+        machine: Option<String>,
+    },
+    /// Take the running version as good.
+    Confirm {
+        /// The machine.
+        machine: String,
+    },
+    /// Go back to the other version on the machine.
+    Rollback {
+        /// The machine.
+        machine: String,
+        /// Leave it to the next start of the machine.
+        #[arg(long)]
+        no_reboot: bool,
     },
 }
 

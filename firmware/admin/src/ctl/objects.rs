@@ -105,7 +105,7 @@ async fn list(operator: &Operator, as_json: bool) -> Result<(), CtlError> {
 const PROGRESS: Duration = Duration::from_millis(200);
 
 /// Hashes what passes and shows how far it is.
-struct Counted {
+pub(super) struct Counted {
     file: tokio::fs::File,
     hash: Sha256,
     sent: u64,
@@ -115,7 +115,7 @@ struct Counted {
 }
 
 impl Counted {
-    fn new(mut file: tokio::fs::File, size: u64) -> Self {
+    pub(super) fn new(mut file: tokio::fs::File, size: u64) -> Self {
         file.set_max_buf_size(1 << 20);
         let shown = io::stderr().is_terminal().then(Instant::now);
         Self { file, hash: Sha256::new(), sent: 0, size, begin: Instant::now(), shown }
@@ -128,7 +128,7 @@ impl Counted {
         eprint!("\r{percent:>3} %  {} of {}  {rate}/s   ", show::size(self.sent), show::size(self.size));
     }
 
-    fn finish(&self) {
+    pub(super) fn finish(&self) {
         if self.shown.is_some() {
             self.show();
             eprintln!();

@@ -151,6 +151,24 @@ fn booted(efivars: &Path) -> io::Result<Option<String>> {
     Ok((!text.is_empty()).then_some(text))
 }
 
+/// The ESP that was booted; `None` where systemd's boot loader had no part in it.
+///
+/// # Errors
+/// When the variables or the disks cannot be read, or that partition is no longer there.
+pub(crate) fn booted_esp() -> io::Result<Option<Block>> {
+    let Some(esp) = booted(Path::new(EFIVARS))? else { return Ok(None) };
+    let blocks = block::all(Path::new(block::SYS))?;
+    for disk in blocks.iter().filter(|b| b.physical && b.size > 0) {
+        let Ok(Ok(table)) = table(&disk.path(), disk.size) else { continue };
+        let entry = table.partitions.iter().find(|p| p.id.to_string().eq_ignore_ascii_case(&esp));
+        if let Some(entry) = entry {
+            let at = |b: &&Block| b.parent.as_deref() == Some(&*disk.name) && b.start == entry.first * SECTOR;
+            return Ok(Some(blocks.iter().find(at).cloned().ok_or(io::ErrorKind::NotFound)?));
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("no disk has the partition {esp} that was booted")))
+}
+
 /// Makes the EFI variables visible, where the firmware has some and nobody did so before.
 fn show_variables(efivars: &Path) -> io::Result<()> {
     if fs::read_dir(efivars).is_ok_and(|mut dir| dir.next().is_none()) {

@@ -1,0 +1,137 @@
+//! Requests about updates.
+
+use super::service::{Answer, Refused, unavailable};
+use crate::tools;
+use crate::update::esp::{EspError, Mounted, running};
+use crate::update::install::InstallError;
+use crate::update::package::{self, KEYS, PackageError, ReleaseKeys};
+use crate::update::record::{RECORD, Record};
+use crate::update::slots::{Entry, Insist, Plan, Refusal, Slots, Tries};
+use keys::site::Role;
+use std::path::Path;
+use tobj::{EntryInfo, Fault, Name, Reply, Text};
+use tokio::io::{AsyncRead, BufReader};
+
+/// Whether it is the update that is wrong, or the machine.
+fn refused(error: EspError) -> Refused {
+    match error {
+        EspError::Direct => Refused(Fault::Invalid, error.to_string()),
+        EspError::Entries(error) => not_installed(error),
+        other => unavailable(other),
+    }
+}
+
+fn not_installed(error: InstallError) -> Refused {
+    let fault = match &error {
+        InstallError::Package(PackageError::Io(_) | PackageError::Keys { .. }) | InstallError::Io { .. } => {
+            Fault::Unavailable
+        }
+        InstallError::ReadBack => Fault::Unavailable,
+        InstallError::Package(_) | InstallError::Room { .. } => Fault::Invalid,
+    };
+    Refused(fault, daemon::report(&error))
+}
+
+fn invalid(refusal: Refusal) -> Refused {
+    Refused(Fault::Invalid, refusal.to_string())
+}
+
+fn record() -> Result<Record, Refused> {
+    Record::load(Path::new(RECORD)).map_err(unavailable)
+}
+
+/// Puts an update beside what runs.
+pub(super) async fn push(
+    role: Role,
+    from: &str,
+    insist: Insist,
+    literal: &mut (dyn AsyncRead + Send + Unpin),
+) -> Answer {
+    let keys = ReleaseKeys::load(Path::new(KEYS)).map_err(|e| not_installed(e.into()))?;
+    let mut body = BufReader::new(literal);
+    let manifest = package::open(&mut body, &keys).await.map_err(|e| not_installed(e.into()))?;
+    let mounted = Mounted::new().map_err(refused)?;
+    let mut record = record()?;
+    let slots = mounted.slots(role).map_err(refused)?;
+    let plan = slots.update(manifest.role, manifest.version, &record.failed, insist).map_err(invalid)?;
+    tracing::warn!(from, version = %manifest.version, running = %slots.running, "an update is put in");
+    record.begin(manifest.version);
+    record.save(Path::new(RECORD)).map_err(unavailable)?;
+    mounted.esp().apply(&plan, Some((&manifest, &mut body))).await.map_err(not_installed)?;
+    tracing::warn!(version = %manifest.version, "the update is in; it starts with the next boot");
+    status(&mounted.slots(role).map_err(refused)?)
+}
+
+/// What there is.
+pub(super) fn show(role: Role) -> Answer {
+    match Mounted::new() {
+        Ok(mounted) => status(&mounted.slots(role).map_err(refused)?),
+        // A machine that was started directly runs something too.
+        Err(EspError::Direct) => {
+            let running = running().ok_or_else(|| refused(EspError::Version))?;
+            status(&Slots { role, running, entries: Vec::new() })
+        }
+        Err(error) => Err(refused(error)),
+    }
+}
+
+/// Makes the other version the one that starts next.
+pub(super) async fn roll_back(role: Role, from: &str) -> Answer {
+    let mounted = Mounted::new().map_err(refused)?;
+    let plan = mounted.slots(role).map_err(refused)?.roll_back().map_err(invalid)?;
+    tracing::warn!(from, ?plan, "rolling back");
+    mounted.esp().apply(&plan, None::<(_, &mut tokio::io::Empty)>).await.map_err(not_installed)?;
+    status(&mounted.slots(role).map_err(refused)?)
+}
+
+/// Takes the running version as good, on an operator's word.
+pub(super) async fn confirm(role: Role, from: &str) -> Answer {
+    let mounted = Mounted::new().map_err(refused)?;
+    let slots = mounted.slots(role).map_err(refused)?;
+    let current = slots.entries.iter().find(|e| e.version == slots.running).copied();
+    let current = current.ok_or_else(|| invalid(Refusal::Unknown(slots.running)))?;
+    if current.tries != Tries::Blessed {
+        tracing::warn!(from, version = %slots.running, "an operator takes the running version as good");
+        let blessed = Entry { tries: Tries::Blessed, ..current };
+        let plan = Plan { remove: Vec::new(), write: None, rename: vec![(current, blessed)] };
+        mounted.esp().apply(&plan, None::<(_, &mut tokio::io::Empty)>).await.map_err(not_installed)?;
+    }
+    let slots = mounted.slots(role).map_err(refused)?;
+    let mut record = record()?;
+    if record.settle(&slots) {
+        record.save(Path::new(RECORD)).map_err(unavailable)?;
+    }
+    status(&slots)
+}
+
+/// Starts the machine anew: always cold, so that what starts is what is on the disk.
+pub(super) fn reboot(from: &str) -> Answer {
+    tracing::warn!(from, "the machine starts anew, on an operator's order");
+    let systemctl =
+        tools::find("systemctl").ok_or_else(|| Refused(Fault::Unavailable, "systemctl is not there".into()))?;
+    tools::run(&systemctl, &["--no-block", "reboot"], b"").map_err(unavailable)?;
+    Ok(Reply::Done {})
+}
+
+fn status(slots: &Slots) -> Answer {
+    let record = record()?;
+    let next = slots.next().map(|e| e.version);
+    let text = |version: &dyn ToString| Name::new(&version.to_string()).map_err(unavailable);
+    let mut entries = Vec::new();
+    for entry in &slots.entries {
+        let state = match entry.tries {
+            Tries::Blessed => "good".to_owned(),
+            Tries::Counted { left: 0, done: 0 } => "set aside".to_owned(),
+            Tries::Counted { left: 0, done } => format!("given up after {done} tries"),
+            Tries::Counted { left, done } => format!("on trial, {done} tries used, {left} left"),
+        };
+        entries.push(EntryInfo {
+            version: text(&entry.version)?,
+            running: entry.version == slots.running,
+            next: Some(entry.version) == next,
+            state: Text::lossy(&state),
+        });
+    }
+    let failed = record.failed.iter().map(|f| Text::lossy(&format!("{}: {}", f.version, f.reason))).collect();
+    Ok(Reply::Updates { running: text(&slots.running)?, entries, failed })
+}
