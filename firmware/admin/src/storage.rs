@@ -30,7 +30,7 @@ pub const QUIET: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// There is nothing to be done without an operator.
-    #[error("{0}")]
+    #[error(transparent)]
     Refused(#[from] plan::Refusal),
     /// A file.
     #[error("cannot read or write {path}")]

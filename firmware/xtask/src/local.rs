@@ -54,21 +54,8 @@ struct Layout {
 }
 
 impl Layout {
-    fn daemons(&self, role: Role) -> &'static [&'static str] {
-        match role {
-            Role::Download => &["commlinkd", "stagerd", "ftpd"],
-            Role::Web => &["commlinkd", "portald"],
-            Role::Database => &["commlinkd", "masterd"],
-        }
-    }
     fn home(&self, daemon: &str) -> PathBuf {
         self.dir.join(&self.machine).join(daemon)
-    }
-    fn socket(&self, daemon: &str) -> PathBuf {
-        self.home(daemon).join("run/s")
-    }
-    fn sessions(&self) -> PathBuf {
-        self.home("stagerd").join("run/sessions")
     }
     fn storage(&self) -> PathBuf {
         self.home("stagerd").join("state/srv")

@@ -52,6 +52,7 @@ fn refused(error: FlashError) -> CtlError {
         FlashError::Image { .. } | FlashError::Role { .. } | FlashError::Folder { .. } => {
             CtlError::Usage(daemon::report(&error))
         }
+        FlashError::Target { .. } => CtlError::failed(error.to_string())("choose another, or free it"),
         other => CtlError::failed("the disk was not written")(other),
     }
 }

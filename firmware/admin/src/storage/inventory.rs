@@ -38,13 +38,14 @@ fn content(path: &Path, size: u64, deep: bool) -> io::Result<Content> {
     if !deep {
         return Ok(Content::Other("not looked at".into()));
     }
-    let mut block = vec![0; BLOCK];
+    let (mut block, zeros) = (vec![0; BLOCK], vec![0; BLOCK]);
     for (from, to) in [(0, ENDS.min(size)), (size.saturating_sub(ENDS), size)] {
         let mut at = from;
         while at < to {
             let n = BLOCK.min(usize::try_from(to - at).unwrap_or(BLOCK));
             file.read_exact_at(&mut block[..n], at)?;
-            if let Some(i) = block[..n].iter().position(|b| *b != 0) {
+            if block[..n] != zeros[..n] {
+                let i = block.iter().position(|b| *b != 0).unwrap_or(0);
                 return Ok(Content::Other(format!("there is something at byte {}", at + i as u64)));
             }
             at += n as u64;
