@@ -19,7 +19,7 @@ const INTERPRETERS: [&str; 22] = [
 /// Names of what belongs to a site.
 const SITE: [&str; 6] = [".bag", ".key", "grant.secret", "grant.public", "site.toml", "tls.pem"];
 /// Links that end in what exists only on a machine that runs.
-const LATER: [&str; 2] = ["/etc/mtab", "/etc/resolv.conf"];
+const LATER: [&str; 3] = ["/etc/mtab", "/var/lib", "/var/log/journal"];
 
 /// Reads an archive that the kernel would unpack: one or more cpio archives, one after the other.
 pub(crate) fn parse(bytes: &[u8]) -> Result<(Tree, Vec<String>)> {
