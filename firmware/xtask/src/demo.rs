@@ -130,9 +130,10 @@ fn default_object() -> Result<PathBuf> {
     let fits = |path: &PathBuf| fs::metadata(path).is_ok_and(|m| m.is_file() && (LEAST..MOST).contains(&m.len()));
     for dir in [sysroot.join("lib"), sysroot.join("bin"), "/usr/lib/x86_64-linux-gnu".into(), "/usr/bin".into()] {
         let Ok(entries) = fs::read_dir(dir) else { continue };
-        let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(fits).collect();
-        files.sort();
-        if let Some(file) = files.into_iter().next() {
+        let files = entries.flatten().map(|e| e.path()).filter(fits);
+        // The smallest: emulated machines take their time.
+        let size = |path: &PathBuf| fs::metadata(path).map_or(u64::MAX, |m| m.len());
+        if let Some(file) = files.min_by_key(size) {
             return Ok(file);
         }
     }
