@@ -555,6 +555,8 @@ mod tests {
         }
         assert_eq!(seen(&two, download).as_deref(), Some("10.83.1.9"), "the lan that both are on");
         assert_eq!(seen(&two, database).as_deref(), Some("10.83.1.1"));
+        let near = Machine::new(Role::Database, "10.83.2.7");
+        assert_eq!(seen(&two, &near).as_deref(), Some("10.83.2.1"), "the lan of its host");
         two.host = "web".into();
         assert_eq!(seen(&two, database), None, "either could be meant");
         let again: Plan = toml::from_str(&toml::to_string_pretty(&plan).unwrap()).unwrap();
