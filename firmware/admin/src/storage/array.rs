@@ -89,3 +89,41 @@ pub(crate) fn look(sys: &Path) -> Option<Array> {
         members,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::tests::sysfs;
+
+    #[test]
+    fn what_the_kernel_says() {
+        let dir = "devices/virtual/block/md0";
+        let files = [
+            ("dev", "9:0\n"),
+            ("md/uuid", "01020304-0506-0708-090a-0b0c0d0e0f10\n"),
+            ("md/level", "raid10\n"),
+            ("md/array_state", "clean\n"),
+            ("md/raid_disks", "5 (4)\n"),
+            ("md/degraded", "1\n"),
+            ("md/sync_action", "recover\n"),
+            ("md/sync_completed", "512 / 2048\n"),
+            ("md/dev-sdb/state", "in_sync\n"),
+            ("md/dev-sdb/errors", "3\n"),
+            ("md/dev-sda/state", "spare\n"),
+        ];
+        let paths: Vec<(String, &str)> = files.iter().map(|(path, text)| (format!("{dir}/{path}"), *text)).collect();
+        let sys = sysfs(&paths.iter().map(|(path, text)| (&**path, *text)).collect::<Vec<_>>());
+        let array = look(sys.path()).unwrap();
+        assert_eq!(array.array.to_string(), "01020304:05060708:090a0b0c:0d0e0f10");
+        assert_eq!((array.whole, array.missing, array.done, array.runs()), (5, 1, Some(25), true));
+        let members: Vec<_> = array.members.iter().map(|m| (&*m.disk, &*m.state, m.errors)).collect();
+        assert_eq!(members, [("sda", "spare", 0), ("sdb", "in_sync", 3)]);
+        let write = |file: &str, text: &str| fs::write(sys.path().join(dir).join("md").join(file), text).unwrap();
+        write("sync_completed", "none\n");
+        write("array_state", "inactive\n");
+        let array = look(sys.path()).unwrap();
+        assert_eq!((array.done, array.runs()), (None, false));
+        fs::remove_dir_all(sys.path().join(dir).join("md")).unwrap();
+        assert_eq!(look(sys.path()), None);
+    }
+}
