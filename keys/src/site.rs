@@ -157,8 +157,14 @@ impl Machine {
     /// The address at which another machine sees this one: that on a lan that both are on, else its host, if that is an address, else
     /// the only fixed address on its lans.
     pub fn address_seen_by(&self, other: &Self) -> Option<IpAddr> {
-        let (own, others): (Vec<Prefix>, Vec<Prefix>) = (self.lans().collect(), other.lans().collect());
-        let shared = own.iter().find(|a| others.iter().any(|b| a.network() == b.network()));
+        let own: Vec<Prefix> = self.lans().collect();
+        // A machine whose networks are not planned is where its host says, if that is an address.
+        let unplanned = other.host.parse().ok().filter(|_| other.networks.is_empty());
+        let others: Vec<IpAddr> = other.lans().map(|p| p.address).chain(unplanned).collect();
+        let on = |a: &Prefix, b: IpAddr| {
+            a.address.is_ipv4() == b.is_ipv4() && Prefix { address: b, ..*a }.network() == a.network()
+        };
+        let shared = own.iter().find(|a| others.iter().any(|b| on(a, *b)));
         let only = own.first().filter(|_| own.len() == 1);
         shared.map(|p| p.address).or_else(|| self.host.parse().ok()).or_else(|| only.map(|p| p.address))
     }
@@ -549,6 +555,8 @@ mod tests {
         }
         assert_eq!(seen(&two, download).as_deref(), Some("10.83.1.9"), "the lan that both are on");
         assert_eq!(seen(&two, database).as_deref(), Some("10.83.1.1"));
+        let near = Machine::new(Role::Database, "10.83.2.7");
+        assert_eq!(seen(&two, &near).as_deref(), Some("10.83.2.1"), "the lan of its host");
         two.host = "web".into();
         assert_eq!(seen(&two, database), None, "either could be meant");
         let again: Plan = toml::from_str(&toml::to_string_pretty(&plan).unwrap()).unwrap();

@@ -5,6 +5,8 @@
 //! | `admind state` | `ffs-state.service` | mounts the state partition ([`crate::state::mount`]) |
 //! | `admind setup` | `ffs-setup.service` | writes configurations, keys, networks, firewall ([`crate::setup`]) |
 //! | `admind storage` | `ffs-storage.service` | brings the data disks into use ([`crate::storage`]) |
+//! | `admind storage-change` | `ffs-storage-change.service` | changes an array that runs ([`crate::storage`]) |
+//! | `admind scrub` | `ffs-scrub.service`, by a timer | reads all of the array from time to time ([`crate::storage`]) |
 //! | `admind health` | `ffs-health.service` | waits until this start is a good one ([`health`]) |
 //! | `admind esp mount`, `umount` | `systemd-bless-boot.service` | has the boot partition at `/boot` while the entry is blessed |
 //! | `admind serve --config FILE` | `admind.service` | answers commlinkd: status, storage, updates |
@@ -14,11 +16,12 @@
 mod checks;
 mod health;
 mod service;
+mod storage;
 mod update;
 
 use crate::setup;
 use crate::state::mount;
-use crate::storage::apply;
+use crate::storage::{apply, change, scrub};
 use crate::update::esp;
 use clap::{Parser, Subcommand};
 use keys::site::Role;
@@ -43,6 +46,17 @@ enum Command {
     Setup,
     /// Bring the data disks into use.
     Storage,
+    /// Carry out an order to change the array.
+    StorageChange,
+    /// Read all of the array, if it is due.
+    Scrub {
+        /// Also if it is not due.
+        #[arg(long)]
+        now: bool,
+        /// Stop one that is under way; it goes on another time.
+        #[arg(long, conflicts_with = "now")]
+        pause: bool,
+    },
     /// Wait until this start of the machine is a good one.
     Health,
     /// The boot partition.
@@ -93,6 +107,9 @@ pub fn main() -> ExitCode {
         Command::Health => once(health::gate),
         Command::Esp { command: EspCommand::Mount } => once(|| Ok(esp::attach()?)),
         Command::Esp { command: EspCommand::Umount } => once(|| Ok(esp::detach()?)),
+        Command::StorageChange => once(|| Ok(change::run()?)),
+        Command::Scrub { pause: true, .. } => once(|| Ok(scrub::pause()?)),
+        Command::Scrub { now, .. } => once(|| Ok(scrub::run(now)?)),
         Command::Storage => once(|| Ok(apply::run(role()?)?)),
     };
     match done {

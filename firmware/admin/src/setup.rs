@@ -325,3 +325,6 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SetupError> {
 fn with_port(addresses: &[IpAddr], port: u16) -> Vec<String> {
     addresses.iter().map(|address| SocketAddr::new(*address, port).to_string()).collect()
 }
+
+#[cfg(test)]
+mod tests;

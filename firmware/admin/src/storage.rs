@@ -11,9 +11,11 @@
 
 pub(crate) mod apply;
 pub(crate) mod array;
+pub(crate) mod change;
 pub(crate) mod inventory;
 pub(crate) mod plan;
 pub(crate) mod record;
+pub(crate) mod scrub;
 pub(crate) mod superblock;
 
 use keys::site::Role;

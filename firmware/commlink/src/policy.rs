@@ -61,6 +61,9 @@ pub const TABLE: &[Row] = &[
             Tag::LeaseRevoke,
             Tag::StorageStatus,
             Tag::StorageCreate,
+            Tag::StorageAdd,
+            Tag::StorageReplace,
+            Tag::StorageScrub,
             Tag::UpdatePush,
             Tag::UpdateStatus,
             Tag::UpdateConfirm,
@@ -98,6 +101,9 @@ pub const TABLE: &[Row] = &[
             Tag::AuditList,
             Tag::StorageStatus,
             Tag::StorageCreate,
+            Tag::StorageAdd,
+            Tag::StorageReplace,
+            Tag::StorageScrub,
             Tag::UpdatePush,
             Tag::UpdateStatus,
             Tag::UpdateConfirm,
@@ -138,6 +144,7 @@ pub fn takes_literal(request: RequestTag) -> bool {
 pub fn for_admind(request: RequestTag) -> bool {
     match request {
         Tag::StorageStatus | Tag::StorageCreate => true,
+        Tag::StorageAdd | Tag::StorageReplace | Tag::StorageScrub => true,
         Tag::UpdatePush | Tag::UpdateStatus | Tag::UpdateConfirm | Tag::UpdateRollback | Tag::Reboot => true,
         _ => false,
     }
@@ -179,7 +186,9 @@ mod tests {
             | Tag::EntitlementRemove
             | Tag::EntitlementList
             | Tag::AuditList => &["operator operator database"],
-            Tag::StorageStatus | Tag::StorageCreate => &["operator operator download", "operator operator database"],
+            Tag::StorageStatus | Tag::StorageCreate | Tag::StorageAdd | Tag::StorageReplace | Tag::StorageScrub => {
+                &["operator operator download", "operator operator database"]
+            }
             Tag::FtpSession | Tag::FtpLogin | Tag::TransferBegin | Tag::TransferEnd => &[],
         }
     }

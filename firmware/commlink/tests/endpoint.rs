@@ -13,8 +13,8 @@ use daemon::ipc::{self, Peers};
 use daemon::{Shutdown, Trigger};
 use keys::Bag;
 use keys::site::Role;
-use tobj::{Fault, Message, Name, Reply, Request};
-use tokio::io::AsyncReadExt;
+use tobj::{Body, Check, Fault, Message, Name, Reply, Request, Text};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpListener;
 
 struct Machine {
@@ -168,6 +168,78 @@ async fn a_daemon_that_is_down_is_told_to_the_operator() {
         assert!(!checks[0].healthy && checks[0].name.as_str() == "masterd", "{checks:?}");
         let reply = operator.call("database", Request::CustomerList { offset: 0 }).await.unwrap();
         assert!(is_fault(&reply, Fault::Unavailable));
+    })
+    .await;
+}
+
+/// An admind that is well, and answers nothing else.
+#[derive(Clone)]
+struct Admind;
+
+impl daemon::Service for Admind {
+    async fn call(&self, from: &str, request: Message, _: &mut (dyn AsyncRead + Send + Unpin)) -> Message {
+        assert_eq!(from, "operator:alice");
+        let memory = Check { name: Name::new("memory").unwrap(), healthy: true, detail: Text::lossy("1 MiB of 2") };
+        request.reply(match &request.body {
+            Body::Request(Request::Status {}) => Reply::StatusReport {
+                name: Name::new("x").unwrap(),
+                role: Name::new("x").unwrap(),
+                version: Text::lossy("1"),
+                checks: vec![memory],
+            },
+            Body::Request(Request::StorageCreate { .. }) => Reply::Done {},
+            _ => Reply::refused(Fault::Denied, "not for admind"),
+        })
+    }
+}
+
+#[tokio::test]
+async fn admind_answers_for_the_machine() {
+    within(async {
+        let (dir, site) = (tempfile::tempdir().unwrap(), site());
+        let socket = dir.path().join("admind.sock");
+        let (stop, shutdown) = Shutdown::manual();
+        let admind = tokio::spawn(ipc::serve(ipc::bind(&socket).unwrap(), Peers::mine(), Admind, shutdown));
+        let extra = format!("[backends.admind]\nsocket = {socket:?}\nuid = {}\n", me());
+        let download = machine(dir.path(), settings(Role::Download, &site.download, extra)).await;
+        let operator = client(&site.operator, [direct("download", download.ports)]);
+        let checks = || async {
+            match operator.call("download", Request::Status {}).await.unwrap() {
+                Reply::StatusReport { name, role, checks, .. }
+                    if (name.as_str(), role.as_str()) == ("download", "download") =>
+                {
+                    checks
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let names: Vec<String> = checks().await.iter().map(|c| c.name.to_string()).collect();
+        assert_eq!(names[..2], ["memory", "bag-alice-download-1"], "both were asked");
+        assert_eq!(download.recorder.requests().len(), 1);
+        let create = || Request::StorageCreate { level: None, disks: vec![], adopt: false };
+        assert_eq!(operator.call("download", create()).await.unwrap(), Reply::Done {});
+        let lease = operator.call("download", Request::LeaseList { offset: 0 }).await.unwrap();
+        assert_eq!(lease, Reply::Done {}, "from the other daemon");
+        let seen = download.recorder.requests();
+        assert!(!seen.iter().any(|(_, m)| matches!(m.body, Body::Request(Request::StorageCreate { .. }))), "{seen:?}");
+        stop.fire();
+        admind.await.unwrap().unwrap();
+        let checks = checks().await;
+        assert!(checks[0].name.as_str() == "admind" && !checks[0].healthy, "{checks:?}");
+        assert!(is_fault(&operator.call("download", create()).await.unwrap(), Fault::Unavailable));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_machine_without_admind_says_so() {
+    within(async {
+        let (dir, site) = (tempfile::tempdir().unwrap(), site());
+        let download = machine(dir.path(), settings(Role::Download, &site.download, String::new())).await;
+        let operator = client(&site.operator, [direct("download", download.ports)]);
+        let reply = operator.call("download", Request::StorageStatus {}).await.unwrap();
+        assert!(is_fault(&reply, Fault::Unavailable), "{reply:?}");
+        assert!(download.recorder.requests().is_empty());
     })
     .await;
 }

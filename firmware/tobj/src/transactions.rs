@@ -201,6 +201,25 @@ types! {
             /// Whether the array that is found is this machine's from now on, instead of a new one.
             "ADOPT" adopt: bool,
         }
+        /// Operator → download, database: a disk comes into the array, in the place of a missing member or as a spare: [`Reply::Done`] once it
+        /// is in, which is before it is up to date; `INVALID`. Answered by admind.
+        "STORAGE-ADD" StorageAdd {
+            /// The disk by the kernel's name.
+            "DISK" disk: Name,
+        }
+        /// Operator → download, database: a disk takes the place of a member of the array: [`Reply::Done`] once that has begun; `INVALID`.
+        /// Answered by admind.
+        "STORAGE-REPLACE" StorageReplace {
+            /// The member by the kernel's name.
+            "OLD" old: Name,
+            /// The disk.
+            "NEW" new: Name,
+        }
+        /// Operator → download, database: all copies are read and compared, in the background: [`Reply::Done`]. Answered by admind.
+        "STORAGE-SCRUB" StorageScrub {
+            /// To stop one that is under way, instead.
+            "PAUSE" pause: bool,
+        }
 
         /// Operator → every machine: an update file, in the literal that follows, is put beside what runs: [`Reply::Updates`], or `INVALID`
         /// (not signed, for another role, older, failed before, or what runs has not proven itself). Answered by admind.

@@ -128,14 +128,12 @@ fn default_object() -> Result<PathBuf> {
     let sysroot = crate::local::succeed(std::process::Command::new("rustc").args(["--print", "sysroot"]))?;
     let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
     let fits = |path: &PathBuf| fs::metadata(path).is_ok_and(|m| m.is_file() && (LEAST..MOST).contains(&m.len()));
-    for dir in [sysroot.join("lib"), sysroot.join("bin"), "/usr/lib/x86_64-linux-gnu".into(), "/usr/bin".into()] {
-        let Ok(entries) = fs::read_dir(dir) else { continue };
-        let files = entries.flatten().map(|e| e.path()).filter(fits);
-        // The smallest: emulated machines take their time.
-        let size = |path: &PathBuf| fs::metadata(path).map_or(u64::MAX, |m| m.len());
-        if let Some(file) = files.min_by_key(size) {
-            return Ok(file);
-        }
+    let dirs = [sysroot.join("lib"), sysroot.join("bin"), "/usr/lib/x86_64-linux-gnu".into(), "/usr/bin".into()];
+    let files = dirs.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten().map(|e| e.path()).filter(fits);
+    // The smallest: emulated machines take their time.
+    let size = |path: &PathBuf| fs::metadata(path).map_or(u64::MAX, |m| m.len());
+    if let Some(file) = files.min_by_key(size) {
+        return Ok(file);
     }
     Err(Usage("no file of over 10 MB was found here; name one with --object FILE".into()).into())
 }

@@ -3,6 +3,8 @@
 use crate::block;
 use crate::setup::STORAGE;
 use crate::storage::array::{self, Array};
+use crate::storage::record;
+use crate::storage::scrub::{self, Scrub};
 use crate::tools;
 use nix::sys::statvfs::statvfs;
 use std::path::Path;
@@ -69,7 +71,12 @@ fn free() -> Option<String> {
 
 /// How the data disks are.
 pub(super) fn storage(array: Option<&Array>) -> (bool, String) {
-    describe(array, free().as_deref())
+    let (healthy, mut words) = describe(array, free().as_deref());
+    let scrub: Option<Scrub> = record::load(Path::new(scrub::RECORD)).ok().flatten();
+    if let Some(said) = array.and_then(|a| scrub?.describe(a.array, scrub::now())) {
+        words = format!("{words}, {said}");
+    }
+    (healthy, words)
 }
 
 /// How the array is: one that serves is healthy, also without a part of its members; the words say so.
@@ -113,6 +120,8 @@ mod tests {
             state: "clean".into(),
             whole: 4,
             missing: 0,
+            component: 0,
+            mismatches: 0,
             action: "idle".into(),
             done: None,
             members: vec![],

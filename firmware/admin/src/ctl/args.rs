@@ -248,6 +248,30 @@ pub(crate) enum Storage {
         #[arg(long, conflicts_with_all = ["level", "disks"])]
         adopt: bool,
     },
+    /// Add a disk: in the place of a missing member, else as a spare that takes the next one's place by itself.
+    AddSpare {
+        /// The machine.
+        machine: String,
+        /// The disk, by the name that `storage status` shows.
+        disk: Name,
+    },
+    /// Let a disk take the place of a member; one that still works is copied before it leaves.
+    Replace {
+        /// The machine.
+        machine: String,
+        /// The member.
+        old: Name,
+        /// The disk that takes its place.
+        new: Name,
+    },
+    /// Read and compare all copies now, in the background; every month it happens by itself, at night.
+    Scrub {
+        /// The machine.
+        machine: String,
+        /// Stop one that is under way; it goes on another time.
+        #[arg(long)]
+        pause: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

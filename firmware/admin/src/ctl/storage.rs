@@ -7,15 +7,17 @@ use serde_json::json;
 use tobj::{Reply, Request};
 
 pub(crate) async fn run(operator: &Operator, command: Storage, as_json: bool) -> Result<(), CtlError> {
-    match command {
-        Storage::Status { machine } => status(operator, machine.as_deref(), as_json).await,
-        Storage::Create { machine, level, disks, adopt } => {
-            let machine = named(operator, Some(&machine))?.remove(0);
-            match operator.ask(&machine, Request::StorageCreate { level, disks, adopt }).await? {
-                Reply::Done {} => Ok(()),
-                _ => Err(CtlError::Mismatch(machine)),
-            }
-        }
+    let (machine, request) = match command {
+        Storage::Status { machine } => return status(operator, machine.as_deref(), as_json).await,
+        Storage::Create { machine, level, disks, adopt } => (machine, Request::StorageCreate { level, disks, adopt }),
+        Storage::AddSpare { machine, disk } => (machine, Request::StorageAdd { disk }),
+        Storage::Replace { machine, old, new } => (machine, Request::StorageReplace { old, new }),
+        Storage::Scrub { machine, pause } => (machine, Request::StorageScrub { pause }),
+    };
+    let machine = named(operator, Some(&machine))?.remove(0);
+    match operator.ask(&machine, request).await? {
+        Reply::Done {} => Ok(()),
+        _ => Err(CtlError::Mismatch(machine)),
     }
 }
 

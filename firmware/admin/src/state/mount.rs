@@ -313,3 +313,6 @@ fn identify(state: &Path, system: &Path) -> Result<(), MountError> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).open(system).map_err(failed(system))?;
     file.write_all_at(id.as_bytes(), 0).map_err(failed(system))
 }
+
+#[cfg(test)]
+mod tests;

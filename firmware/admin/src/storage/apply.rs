@@ -1,7 +1,7 @@
 //! Doing what the plan says (`admind storage`).
 
 use super::inventory;
-use super::plan::{self, Inventory, Level, Plan};
+use super::plan::{self, Level, Plan};
 use super::record::{self, ORDER, Order, Progress, RECORD, Record};
 use super::superblock::Uuid;
 use super::{APPEARS, QUIET, StorageError, array, io_error, keeps_data};
@@ -39,8 +39,10 @@ pub(crate) fn run(role: Role) -> Result<(), StorageError> {
     }
     let plan = decide(order.as_ref())?;
     tracing::info!(?plan, "data disks");
-    carry_out(plan)?;
-    attach(role)
+    carry_out(plan, order.and_then(|o| o.request))?;
+    attach(role)?;
+    take_back();
+    Ok(())
 }
 
 /// Waits for disks as long as the plan wants to.
@@ -61,6 +63,7 @@ fn decide(order: Option<&Order>) -> Result<Plan, StorageError> {
         match plan::plan(&inventory, record.as_ref(), order, waited, fresh)? {
             Plan::Wait if !waited => std::thread::sleep(LOOK),
             Plan::Adopt(record) => {
+                let record = Record { request: order.and_then(|o| o.request.clone()), ..record };
                 record::save(Path::new(RECORD), &record)?;
                 return Ok(plan::plan(&inventory, Some(&record), None, true, fresh)?);
             }
@@ -84,7 +87,7 @@ fn paths(disks: &[String]) -> Vec<String> {
     disks.iter().map(|d| format!("/dev/{d}")).collect()
 }
 
-fn carry_out(plan: Plan) -> Result<(), StorageError> {
+fn carry_out(plan: Plan, request: Option<String>) -> Result<(), StorageError> {
     match plan {
         Plan::Keep | Plan::Wait | Plan::Adopt(_) => Ok(()),
         Plan::Assemble { array, disks, degraded, format } => {
@@ -95,7 +98,8 @@ fn carry_out(plan: Plan) -> Result<(), StorageError> {
             if format { finish(array) } else { Ok(()) }
         }
         Plan::Create { array, level, disks, zero } => {
-            record::save(Path::new(RECORD), &Record { array, level, progress: Progress::Creating })?;
+            let request = request.or_else(|| record::load::<Record>(Path::new(RECORD)).ok().flatten()?.request);
+            record::save(Path::new(RECORD), &Record { array, level, progress: Progress::Creating, request })?;
             create(array, level, &disks, zero)?;
             finish(array)
         }
@@ -175,7 +179,18 @@ fn attach(role: Role) -> Result<(), StorageError> {
     fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(io_error(&dir))
 }
 
-/// What there is, for an operator.
-pub(crate) fn look(deep: bool) -> Result<Inventory, StorageError> {
-    inventory::take(deep)
+/// Takes members back that had fallen behind, such as a disk that was away for a while: what they missed is copied to them in the
+/// background. A disk that cannot be brought up to date in this way is left for an operator; the array serves without it.
+fn take_back() {
+    let Some(running) = array::look(Path::new(block::SYS)).filter(|a| a.missing > 0) else { return };
+    let Ok(inventory) = inventory::take(false) else { return };
+    for disk in plan::fallen_behind(&inventory, running.array) {
+        let device = array::device();
+        let member = format!("/dev/{disk}");
+        let arguments = [&*device.to_string_lossy(), "--re-add", &member];
+        match tool("mdadm", "a member was not taken back", &arguments) {
+            Ok(()) => tracing::warn!(disk, "a member that had fallen behind is brought up to date"),
+            Err(error) => tracing::warn!(disk, "{}", daemon::report(&error)),
+        }
+    }
 }

@@ -36,6 +36,10 @@ pub(crate) struct Array {
     pub(crate) whole: u64,
     /// How many are missing.
     pub(crate) missing: u64,
+    /// Bytes that the array uses of each member.
+    pub(crate) component: u64,
+    /// Sectors that differed between the copies when they were last compared.
+    pub(crate) mismatches: u64,
     /// `idle`, `resync`, `recover`, `check` …
     pub(crate) action: String,
     /// How much of that is done, in percent.
@@ -44,7 +48,19 @@ pub(crate) struct Array {
     pub(crate) members: Vec<Member>,
 }
 
+impl Member {
+    /// Whether this is one of its states.
+    pub(crate) fn is(&self, state: &str) -> bool {
+        self.state.split(',').any(|s| s == state)
+    }
+}
+
 impl Array {
+    /// Whether this disk is in it and has not failed.
+    pub(crate) fn has(&self, disk: &str) -> bool {
+        self.members.iter().any(|m| m.disk == disk && !m.is("faulty"))
+    }
+
     /// Whether it can be read and written.
     pub(crate) fn runs(&self) -> bool {
         !matches!(&*self.state, "inactive" | "clear" | "suspended" | "broken")
@@ -84,8 +100,52 @@ pub(crate) fn look(sys: &Path) -> Option<Array> {
         state: text(&dir.join("array_state"))?,
         whole: number(&dir.join("raid_disks"))?,
         missing: number(&dir.join("degraded")).unwrap_or(0),
+        // In KiB.
+        component: number(&dir.join("component_size")).unwrap_or(0) << 10,
+        mismatches: number(&dir.join("mismatch_cnt")).unwrap_or(0),
         action: text(&dir.join("sync_action")).unwrap_or_else(|| "idle".into()),
         done,
         members,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::tests::sysfs;
+
+    #[test]
+    fn what_the_kernel_says() {
+        let dir = "devices/virtual/block/md0";
+        let files = [
+            ("dev", "9:0\n"),
+            ("md/uuid", "01020304-0506-0708-090a-0b0c0d0e0f10\n"),
+            ("md/level", "raid10\n"),
+            ("md/array_state", "clean\n"),
+            ("md/raid_disks", "5 (4)\n"),
+            ("md/degraded", "1\n"),
+            ("md/component_size", "1048576\n"),
+            ("md/mismatch_cnt", "128\n"),
+            ("md/sync_action", "recover\n"),
+            ("md/sync_completed", "512 / 2048\n"),
+            ("md/dev-sdb/state", "in_sync\n"),
+            ("md/dev-sdb/errors", "3\n"),
+            ("md/dev-sda/state", "spare\n"),
+        ];
+        let paths: Vec<(String, &str)> = files.iter().map(|(path, text)| (format!("{dir}/{path}"), *text)).collect();
+        let sys = sysfs(&paths.iter().map(|(path, text)| (&**path, *text)).collect::<Vec<_>>());
+        let array = look(sys.path()).unwrap();
+        assert_eq!(array.array.to_string(), "01020304:05060708:090a0b0c:0d0e0f10");
+        assert_eq!((array.whole, array.missing, array.done, array.runs()), (5, 1, Some(25), true));
+        let members: Vec<_> = array.members.iter().map(|m| (&*m.disk, &*m.state, m.errors)).collect();
+        assert_eq!(members, [("sda", "spare", 0), ("sdb", "in_sync", 3)]);
+        assert_eq!((array.component, array.mismatches), (1 << 30, 128));
+        let write = |file: &str, text: &str| fs::write(sys.path().join(dir).join("md").join(file), text).unwrap();
+        write("sync_completed", "none\n");
+        write("array_state", "inactive\n");
+        let array = look(sys.path()).unwrap();
+        assert_eq!((array.done, array.runs()), (None, false));
+        fs::remove_dir_all(sys.path().join(dir).join("md")).unwrap();
+        assert_eq!(look(sys.path()), None);
+    }
 }

@@ -203,6 +203,11 @@ fn members(inventory: &Inventory, array: Uuid) -> (Vec<String>, usize) {
     (names, whole)
 }
 
+/// Disks that carry the superblock of an array that runs without them.
+pub(crate) fn fallen_behind(inventory: &Inventory, array: Uuid) -> Vec<String> {
+    members(inventory, array).0
+}
+
 fn known(inventory: &Inventory, record: &Record, waited: bool) -> Result<Plan, Refusal> {
     let (disks, whole) = members(inventory, record.array);
     let degraded = disks.len() < whole;
@@ -263,7 +268,7 @@ fn adopt(inventory: &Inventory, waited: bool) -> Result<Plan, Refusal> {
         [one] => {
             let level = Level::of_number(one.level);
             let level = level.ok_or_else(|| Refusal::Order(format!("an array of level {} is not ours", one.level)))?;
-            Ok(Plan::Adopt(Record { array: one.array, level, progress: Progress::Ready }))
+            Ok(Plan::Adopt(Record { array: one.array, level, progress: Progress::Ready, request: None }))
         }
         several => {
             let names: Vec<String> = several.iter().map(|s| s.array.to_string()).collect();

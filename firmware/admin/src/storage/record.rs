@@ -34,6 +34,9 @@ pub(crate) struct Record {
     pub(crate) level: Level,
     /// How far it is.
     pub(crate) progress: Progress,
+    /// The request that ordered it, if one did: asked again, it gets the same answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) request: Option<String>,
 }
 
 /// What an operator wants.
@@ -49,6 +52,9 @@ pub(crate) struct Order {
     /// To take the array that is found, instead of making one.
     #[serde(default)]
     pub(crate) adopt: bool,
+    /// The request that this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) request: Option<String>,
 }
 
 fn to_text<S: Serializer>(uuid: &Uuid, to: S) -> Result<S::Ok, S::Error> {
@@ -85,7 +91,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("storage.toml");
         assert_eq!(load::<Record>(&path).unwrap(), None);
-        let record = Record { array: Uuid([0xa5; 16]), level: Level::Raid10, progress: Progress::Creating };
+        let record =
+            Record { array: Uuid([0xa5; 16]), level: Level::Raid10, progress: Progress::Creating, request: None };
         save(&path, &record).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let expected = "array = \"a5a5a5a5:a5a5a5a5:a5a5a5a5:a5a5a5a5\"\nlevel = \"raid10\"\nprogress = \"creating\"\n";
@@ -93,7 +100,7 @@ mod tests {
         assert_eq!(load::<Record>(&path).unwrap(), Some(record));
         std::fs::write(&path, "array = 1").unwrap();
         assert!(matches!(load::<Record>(&path), Err(StorageError::Record { .. })));
-        let order = Order { level: None, disks: vec!["vdb".into()], adopt: false };
+        let order = Order { level: None, disks: vec!["vdb".into()], adopt: false, request: Some("ab".into()) };
         save(&path, &order).unwrap();
         assert_eq!(load::<Order>(&path).unwrap(), Some(order));
     }

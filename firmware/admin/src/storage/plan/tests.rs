@@ -25,7 +25,7 @@ fn of(disks: &[Disk]) -> Inventory {
 }
 
 fn record(progress: Progress) -> Record {
-    Record { array: OURS, level: Level::Raid10, progress }
+    Record { array: OURS, level: Level::Raid10, progress, request: None }
 }
 
 fn names(disks: &[&str]) -> Vec<String> {
@@ -77,9 +77,9 @@ fn a_foreign_array_waits_for_an_operator_also_beside_blank_disks() {
     let disks = [blank("a"), blank("b"), member("c", OTHER, 1, 2), member("d", OTHER, 1, 2)];
     let refused = plan(&of(&disks), None, None, true, FRESH).unwrap_err();
     assert!(matches!(refused, Refusal::Foreign { members: 2, .. }), "{refused}");
-    let order = Order { level: None, disks: vec![], adopt: true };
+    let order = Order { level: None, disks: vec![], adopt: true, request: None };
     let adopt = |disks: &[Disk], waited| plan(&of(disks), None, Some(&order), waited, FRESH);
-    let adopted = Record { array: OTHER, level: Level::Raid1, progress: Progress::Ready };
+    let adopted = Record { array: OTHER, level: Level::Raid1, progress: Progress::Ready, request: None };
     assert_eq!(adopt(&disks, true), Ok(Plan::Adopt(adopted)));
     assert!(matches!(adopt(&[member("c", OTHER, 1, 2), member("d", OURS, 1, 2)], true), Err(Refusal::Order(_))));
     assert!(matches!(adopt(&[], true), Err(Refusal::Order(_))));
@@ -108,7 +108,7 @@ fn what_runs_stays() {
     let ready = record(Progress::Ready);
     assert_eq!(plan(&running(OURS), Some(&ready), None, false, FRESH), Ok(Plan::Keep));
     assert_eq!(plan(&running(OTHER), Some(&ready), None, false, FRESH), Ok(Plan::Wait));
-    let order = Order { level: None, disks: names(&["a", "b"]), adopt: false };
+    let order = Order { level: None, disks: names(&["a", "b"]), adopt: false, request: None };
     assert!(matches!(plan(&running(OURS), Some(&ready), Some(&order), true, FRESH), Err(Refusal::Order(_))));
 }
 
@@ -129,7 +129,7 @@ fn a_cut_creation_goes_on_with_the_same_identifier() {
 #[test]
 fn orders() {
     let disks = of(&[blank("a"), blank("b"), blank("c"), other("x"), member("y", OTHER, 1, 2)]);
-    let order = |level, disks: &[&str]| Order { level, disks: names(disks), adopt: false };
+    let order = |level, disks: &[&str]| Order { level, disks: names(disks), adopt: false, request: None };
     let carry = |order: &Order| plan(&disks, None, Some(order), true, FRESH);
     assert_eq!(carry(&order(None, &["c", "a"])), created(FRESH, Level::Raid1, &["c", "a"]));
     assert_eq!(carry(&order(Some(Level::Raid10), &["a", "b"])), created(FRESH, Level::Raid10, &["a", "b"]));

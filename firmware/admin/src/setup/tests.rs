@@ -1,0 +1,212 @@
+use super::*;
+use keys::site::{Address, Interface, Network, NetworkRole};
+use std::collections::BTreeSet;
+
+/// Set to write the golden files anew; look at what changed before committing it.
+const WRITE: &str = "FFS_WRITE_GOLDEN";
+
+fn network(interface: &str, role: NetworkRole, address: &str, gateway: Option<&str>) -> Network {
+    let address = match address {
+        "dhcp" => Address::Dhcp,
+        prefix => Address::Static(prefix.parse().unwrap()),
+    };
+    let interface: Interface = interface.parse().unwrap();
+    Network { interface, role, address, gateway: gateway.map(|g| g.parse().unwrap()) }
+}
+
+/// A site with all that a plan can say: fixed addresses and DHCP, IPv6, two download machines, a machine without networks.
+fn plan() -> Plan {
+    let web = Machine {
+        public: Some("www.example.net".into()),
+        management: Some("10.9.0.1".into()),
+        https: 8443,
+        operators_from: vec!["10.9.0.0/24".parse().unwrap(), "2001:db8:9::/48".parse().unwrap()],
+        networks: vec![
+            network("52:54:00:00:00:01", NetworkRole::Public, "198.51.100.2/24", Some("198.51.100.1")),
+            network("enp2s0", NetworkRole::Lan, "10.1.0.1/24", None),
+            network("enp3s0", NetworkRole::Lan, "10.2.0.1/24", None),
+            network("eno*", NetworkRole::Management, "10.9.0.1/24", None),
+        ],
+        ..Machine::new(Role::Web, "10.1.0.1")
+    };
+    let download = Machine {
+        public: Some("203.0.113.7".into()),
+        passive: (50_000, 50_099),
+        networks: vec![
+            network("enp1s0", NetworkRole::Public, "dhcp", None),
+            network("enp2s0", NetworkRole::Lan, "10.1.0.2/24", None),
+        ],
+        ..Machine::new(Role::Download, "10.1.0.2")
+    };
+    let second = Machine { name: "download2".into(), ..Machine::new(Role::Download, "2001:db8:1::3") };
+    let database = Machine::new(Role::Database, "10.2.0.2");
+    Plan {
+        name: "example".into(),
+        operators: vec!["ann".into()],
+        time: vec!["10.9.0.123".parse().unwrap(), "2001:db8:9::123".parse().unwrap()],
+        machines: vec![web, download, second, database],
+    }
+}
+
+/// All files of a machine as one text.
+fn rendered(name: &str) -> String {
+    let bags = [format!("ann-{name}.bag"), format!("web-{name}.bag")];
+    let files = render(&plan(), name, &bags).unwrap();
+    let mut out = String::new();
+    for File { path, mode, content } in files {
+        out += &format!("==== {} {mode:04o}", path.display());
+        match content {
+            Content::Text(text) => out += &format!("\n{text}"),
+            Content::Site(part) => out += &format!(" is {part} of the site\n"),
+        }
+    }
+    out
+}
+
+fn golden(name: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/setup/golden").join(format!("{name}.txt"));
+    let actual = rendered(name);
+    if std::env::var_os(WRITE).is_some() {
+        fs::write(&path, &actual).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap();
+    for (n, (is, should)) in (1..).zip(actual.lines().zip(expected.lines())) {
+        assert_eq!(is, should, "line {n} of {}; {WRITE}=1 writes it anew", path.display());
+    }
+    assert_eq!(actual.len(), expected.len(), "{}", path.display());
+}
+
+#[test]
+fn web_as_expected() {
+    golden("web");
+}
+
+#[test]
+fn download_as_expected() {
+    golden("download");
+}
+
+#[test]
+fn download_without_networks_as_expected() {
+    golden("download2");
+}
+
+#[test]
+fn database_as_expected() {
+    golden("database");
+}
+
+fn text_of(files: &[File], path: &str) -> String {
+    match &files.iter().find(|f| f.path == Path::new(path)).unwrap_or_else(|| panic!("no {path}")).content {
+        Content::Text(text) => text.clone(),
+        Content::Site(part) => panic!("{path} is {part}"),
+    }
+}
+
+#[test]
+fn commlinkd_and_admind_take_what_is_made_for_them() {
+    for machine in &plan().machines {
+        let files = render(&plan(), &machine.name, &[]).unwrap();
+        let config: commlink::config::Config =
+            toml::from_str(&text_of(&files, "/run/ffs/config/commlinkd.toml")).unwrap();
+        assert!(config.backend().is_ok() && config.admind().is_some(), "{}", machine.name);
+        assert_eq!(config.relay_target().unwrap().is_some(), machine.role == Role::Web);
+        let config: crate::admind::Config = toml::from_str(&text_of(&files, "/run/ffs/config/admind.toml")).unwrap();
+        assert_eq!((config.name, config.role), (machine.name.clone(), machine.role));
+    }
+}
+
+#[test]
+fn only_the_daemon_of_a_secret_gets_it() {
+    for machine in &plan().machines {
+        let mut seen = BTreeSet::new();
+        for File { path, mode, content } in render(&plan(), &machine.name, &["x.bag".into()]).unwrap() {
+            let Content::Site(part) = content else {
+                assert_eq!(mode, 0o644, "{}", path.display());
+                continue;
+            };
+            assert_eq!(mode, 0o600);
+            let daemon = path.strip_prefix("/run/ffs/credentials").unwrap().components().next().unwrap();
+            seen.insert((daemon.as_os_str().to_string_lossy().into_owned(), part));
+        }
+        let owned = |d: &str, p: &str| (d.to_owned(), p.to_owned());
+        let mut expected = BTreeSet::from([owned("commlinkd", "bags/x.bag")]);
+        expected.extend(match machine.role {
+            Role::Web => vec![owned("portald", "tls.key"), owned("portald", "tls.pem")],
+            Role::Download => {
+                vec![owned("ftpd", "tls.key"), owned("ftpd", "tls.pem"), owned("stagerd", "grant.public")]
+            }
+            Role::Database => vec![owned("masterd", "grant.secret")],
+        });
+        assert_eq!(seen, expected, "{}", machine.name);
+    }
+}
+
+/// What a machine lets in, as far as its rules name ports.
+fn ports(name: &str) -> Vec<String> {
+    let plan = plan();
+    let rules = firewall::render(&plan, plan.machine(name).unwrap()).unwrap();
+    let input = rules.split("chain input").nth(1).unwrap().split("chain forward").next().unwrap();
+    input.lines().filter(|l| l.contains("dport")).map(|l| l.trim().to_owned()).collect()
+}
+
+#[test]
+fn a_machine_lets_in_its_role_and_nothing_else() {
+    let database = ports("database");
+    assert!(database.iter().any(|r| r == "ip saddr 10.2.0.1 tcp dport 7640-7655 accept"), "{database:?}");
+    assert!(
+        !database.iter().any(|r| r.contains("10.1.0.2") || r.contains(" 21 ") || r.contains("443")),
+        "{database:?}"
+    );
+    let download = ports("download");
+    assert!(download.iter().any(|r| r == "iifgroup 1 tcp dport 21 accept"), "{download:?}");
+    assert!(!download.iter().any(|r| r.contains("10.2.0.2")), "the database never calls: {download:?}");
+    let web = ports("web");
+    assert_eq!(web.iter().filter(|r| r.contains("8443")).count(), 1, "{web:?}");
+    assert!(web.iter().all(|r| !r.contains("saddr 10.2.0.2")), "{web:?}");
+}
+
+#[test]
+fn who_cannot_be_reached_is_named() {
+    let mut plan = plan();
+    plan.machines[3].host = "database.example.net".into();
+    let failed = render(&plan, "web", &[]).unwrap_err().to_string();
+    assert!(failed.contains("database") && failed.contains("web"), "{failed}");
+    assert!(matches!(render(&plan, "nobody", &[]), Err(SetupError::Machine(_))));
+}
+
+#[test]
+fn a_machine_is_written_below_its_root_and_again() {
+    let root = tempfile::tempdir().unwrap();
+    let site = root.path().join("made");
+    plan().create(&site).unwrap();
+    fs::create_dir(root.path().join("state")).unwrap();
+    fs::rename(site.join("download"), root.path().join("state/site")).unwrap();
+    fs::write(root.path().join("state/site/machine"), "download\n").unwrap();
+    let at = |path: &str| root.path().join(path);
+    let mode = |path: &str| fs::metadata(at(path)).unwrap().permissions().mode() & 0o777;
+    for _ in 0..2 {
+        assert_eq!(write(root.path()).unwrap(), "download");
+        let key = "run/ffs/credentials/ftpd/tls.key";
+        assert_eq!(fs::read(at(key)).unwrap(), fs::read(at("state/site/tls.key")).unwrap());
+        assert_eq!((mode(key), mode("run/ffs/credentials/ftpd"), mode("run/ffs/credentials")), (0o600, 0o700, 0o700));
+        assert_eq!((mode("run/ffs"), mode("run/ffs/config"), mode("run/ffs/config/ftpd.toml")), (0o755, 0o755, 0o644));
+        assert!(at("run/ffs/credentials/commlinkd/bags/ann-download.bag").is_file());
+        assert!(at("run/systemd/network/20-ffs-1.network").is_file() && at("run/ffs/nftables.conf").is_file());
+    }
+    // A part of the site that is missing is named.
+    fs::remove_file(at("state/site/grant.public")).unwrap();
+    let failed = write(root.path()).unwrap_err();
+    assert!(daemon::report(&failed).contains("grant.public"), "{failed}");
+    assert!(check(&at("state/site"), "download").is_err());
+}
+
+#[test]
+fn a_folder_says_what_it_is_for() {
+    let home = tempfile::tempdir().unwrap();
+    let site = home.path().join("site");
+    plan().create(&site).unwrap();
+    assert_eq!(check(&site.join("database"), "database").unwrap(), Role::Database);
+    assert!(check(&site.join("database"), "web").is_err(), "it has no keys of the web machine");
+    assert!(check(&site.join("database"), "nobody").is_err() && check(home.path(), "web").is_err());
+}

@@ -1,0 +1,255 @@
+//! Changes to an array that runs: a disk comes in, or takes another one's place. What is to be done is a pure function of what is there
+//! ([`steps`]); mdadm does it ([`run`], `admind storage-change`), in a unit of its own, since admind's sandbox sees the kernel's
+//! settings read-only.
+//!
+//! A member that still works is copied to its successor before it leaves, so that the array is never short of a copy; one that failed
+//! or is gone is made up for from the other copies.
+
+use super::array::Array;
+use super::plan::{Content, Inventory, Refusal};
+use super::record;
+use super::{StorageError, array, inventory};
+use crate::block;
+use crate::tools::{self, ToolError};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Where an order waits for the unit.
+pub(crate) const ORDER: &str = "/run/ffs/admind/storage-change.toml";
+
+/// What an operator wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Change {
+    /// A disk comes in: in the place of a missing member, else as a spare.
+    Add {
+        /// The disk.
+        disk: String,
+    },
+    /// A disk takes the place of a member.
+    Replace {
+        /// The member.
+        old: String,
+        /// The disk.
+        new: String,
+    },
+}
+
+/// One call of mdadm on the array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A member that failed leaves.
+    Remove(String),
+    /// A blank disk comes in.
+    Add(String),
+    /// A disk that was a member comes back; only what it missed is copied.
+    Return(String),
+    /// A member is copied to a disk that has come in, then leaves.
+    Copy {
+        /// The member.
+        from: String,
+        /// The disk.
+        to: String,
+    },
+}
+
+fn no(why: String) -> Refusal {
+    Refusal::Order(why)
+}
+
+/// The calls that make a change.
+///
+/// # Errors
+/// [`Refusal::Order`] when what is there does not allow it.
+pub(crate) fn steps(array: &Array, inventory: &Inventory, change: &Change) -> Result<Vec<Step>, Refusal> {
+    // Members that failed keep their place until they are removed, and md then takes no other disk of the same name.
+    let failed = array.members.iter().filter(|m| m.is("faulty"));
+    let mut steps: Vec<Step> = failed.map(|m| Step::Remove(m.disk.clone())).collect();
+    match change {
+        // What is so already need not be done: a request may come twice.
+        Change::Add { disk } if array.has(disk) => {}
+        Change::Add { disk } => steps.push(come_in(array, inventory, disk)?),
+        Change::Replace { old, new } if array.has(new) => {
+            if array.members.iter().any(|m| m.disk == *old && !m.is("want_replacement") && !m.is("faulty")) {
+                return Err(no(format!("{new} is in the array already")));
+            }
+        }
+        Change::Replace { old, new } => {
+            let member = array.members.iter().find(|m| m.disk == *old);
+            let member = member
+                .ok_or_else(|| no(format!("{old} is not in the array; `add-spare` makes up for a missing one")))?;
+            if member.is("spare") {
+                return Err(no(format!("{old} is a spare and has nothing to be copied")));
+            }
+            let step = come_in(array, inventory, new)?;
+            let blank = matches!(step, Step::Add(_));
+            steps.push(step);
+            if !member.is("faulty") {
+                if !blank {
+                    return Err(no(format!("{new} was a member itself; it comes back with `add-spare`")));
+                }
+                steps.push(Step::Copy { from: old.clone(), to: new.clone() });
+            }
+        }
+    }
+    Ok(steps)
+}
+
+/// How a disk comes in.
+fn come_in(array: &Array, inventory: &Inventory, name: &str) -> Result<Step, Refusal> {
+    let disk = inventory.disks.iter().find(|d| d.name == name);
+    let disk = disk.ok_or_else(|| no(format!("{name} is not there, in use, or the boot disk")))?;
+    if disk.size < array.component {
+        return Err(no(format!("{name} has {} MiB, and a member needs {}", disk.size >> 20, array.component >> 20)));
+    }
+    match &disk.content {
+        Content::Blank => Ok(Step::Add(name.to_owned())),
+        Content::Member(s) if s.array == array.array => Ok(Step::Return(name.to_owned())),
+        Content::Member(s) => Err(no(format!("{name} belongs to the array {} ({})", s.array, s.name))),
+        Content::Other(what) => Err(no(format!("{name} is not blank: {what}"))),
+    }
+}
+
+/// Carries out the order that waits.
+///
+/// # Errors
+/// [`StorageError`].
+pub(crate) fn run() -> Result<(), StorageError> {
+    let order: Option<Change> = record::load(Path::new(ORDER))?;
+    let Some(change) = order else { return Ok(()) };
+    std::fs::remove_file(ORDER).map_err(super::io_error(ORDER))?;
+    let running = array::look(Path::new(block::SYS)).filter(Array::runs);
+    let running = running.ok_or_else(|| no("no array is in use".into()))?;
+    for step in steps(&running, &inventory::take(true)?, &change)? {
+        tracing::warn!(?step, "the array changes");
+        carry_out(&step)?;
+    }
+    Ok(())
+}
+
+/// Calls mdadm on the array.
+fn manage(arguments: &[&str]) -> Result<(), StorageError> {
+    let device = array::device();
+    let device = device.to_string_lossy();
+    mdadm(&[&[&*device], arguments].concat())
+}
+
+fn mdadm(arguments: &[&str]) -> Result<(), StorageError> {
+    let path = tools::find("mdadm").ok_or(StorageError::Missing("mdadm"))?;
+    let failed = |source: ToolError| StorageError::Tool { what: "the array was not changed", source };
+    tools::run(&path, arguments, b"").map(|_| ()).map_err(failed)
+}
+
+fn carry_out(step: &Step) -> Result<(), StorageError> {
+    let path = |disk: &str| format!("/dev/{disk}");
+    match step {
+        // One whose disk is gone has no node any more.
+        Step::Remove(disk) => manage(&["--remove", &path(disk)]).or_else(|_| manage(&["--remove", "failed"])),
+        Step::Add(disk) => manage(&["--add", &path(disk)]),
+        // Where the record of changes does not reach back far enough, it is a disk like any other.
+        Step::Return(disk) => manage(&["--re-add", &path(disk)]).or_else(|error| {
+            tracing::warn!(disk, "all of it is copied: {}", daemon::report(&error));
+            mdadm(&["--zero-superblock", &path(disk)])?;
+            manage(&["--add", &path(disk)])
+        }),
+        Step::Copy { from, to } => manage(&["--replace", &path(from), "--with", &path(to)]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::array::Member;
+    use super::super::plan::Disk;
+    use super::super::superblock::{Superblock, Uuid};
+    use super::*;
+
+    const OURS: Uuid = Uuid([1; 16]);
+
+    fn array(members: &[(&str, &str)]) -> Array {
+        let member = |(disk, state): &(&str, &str)| Member { disk: (*disk).into(), state: (*state).into(), errors: 0 };
+        Array {
+            array: OURS,
+            level: "raid1".into(),
+            state: "clean".into(),
+            whole: 2,
+            missing: 0,
+            component: 1 << 30,
+            mismatches: 0,
+            action: "idle".into(),
+            done: None,
+            members: members.iter().map(member).collect(),
+        }
+    }
+
+    fn disks() -> Inventory {
+        let disk = |name: &str, size: u64, content| Disk { name: name.into(), size, discards: false, content };
+        let member = |array| Content::Member(Superblock { array, name: "ffs".into(), level: 1, members: 2, events: 1 });
+        Inventory {
+            disks: vec![
+                disk("new", 2 << 30, Content::Blank),
+                disk("exact", 1 << 30, Content::Blank),
+                disk("small", (1 << 30) - 1, Content::Blank),
+                disk("back", 2 << 30, member(OURS)),
+                disk("alien", 2 << 30, member(Uuid([2; 16]))),
+                disk("full", 2 << 30, Content::Other("there is something at byte 0".into())),
+            ],
+            running: Some(OURS),
+        }
+    }
+
+    fn made(array: &Array, change: &Change) -> Option<Vec<Step>> {
+        steps(array, &disks(), change).ok()
+    }
+
+    fn add(disk: &str) -> Change {
+        Change::Add { disk: disk.into() }
+    }
+
+    fn replace(old: &str, new: &str) -> Change {
+        Change::Replace { old: old.into(), new: new.into() }
+    }
+
+    #[test]
+    fn disks_come_in() {
+        let whole = array(&[("a", "in_sync"), ("b", "in_sync")]);
+        assert_eq!(made(&whole, &add("new")), Some(vec![Step::Add("new".into())]));
+        assert_eq!(made(&whole, &add("exact")), Some(vec![Step::Add("exact".into())]));
+        assert_eq!(made(&whole, &add("back")), Some(vec![Step::Return("back".into())]));
+        assert_eq!(made(&whole, &add("a")), Some(vec![]), "it is in already");
+        for refused in ["small", "alien", "full", "nowhere"] {
+            assert_eq!(made(&whole, &add(refused)), None, "{refused}");
+        }
+        let failed = array(&[("a", "in_sync"), ("b", "faulty,write_error")]);
+        let expected = vec![Step::Remove("b".into()), Step::Add("new".into())];
+        assert_eq!(made(&failed, &add("new")), Some(expected));
+    }
+
+    #[test]
+    fn a_member_that_works_is_copied_before_it_leaves() {
+        let whole = array(&[("a", "in_sync"), ("b", "in_sync,write_mostly"), ("s", "spare")]);
+        let copied = Step::Copy { from: "b".into(), to: "new".into() };
+        assert_eq!(made(&whole, &replace("b", "new")), Some(vec![Step::Add("new".into()), copied]));
+        let failed = array(&[("a", "in_sync"), ("b", "faulty")]);
+        let made_up = vec![Step::Remove("b".into()), Step::Add("new".into())];
+        assert_eq!(made(&failed, &replace("b", "new")), Some(made_up));
+        assert_eq!(
+            made(&failed, &replace("b", "back")),
+            Some(vec![Step::Remove("b".into()), Step::Return("back".into())])
+        );
+        let under_way = array(&[("a", "in_sync"), ("b", "in_sync,want_replacement"), ("new", "replacement")]);
+        assert_eq!(made(&under_way, &replace("b", "new")), Some(vec![]), "it has begun");
+        for (old, new) in [("s", "new"), ("x", "new"), ("b", "small"), ("b", "a"), ("b", "back")] {
+            assert_eq!(made(&whole, &replace(old, new)), None, "{old} {new}");
+        }
+    }
+
+    #[test]
+    fn orders_are_written_and_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("order");
+        for order in [add("sda"), replace("sda", "sdb")] {
+            record::save(&path, &order).unwrap();
+            assert_eq!(record::load::<Change>(&path).unwrap(), Some(order));
+        }
+    }
+}
