@@ -21,7 +21,7 @@ const ESP_KIND: Guid = Guid(0xc12a_7328_f81f_11d2_ba4b_00a0_c93e_c93b);
 const ID: u128 = 0x4646_5300_0000_4000_8000_0000_0000_0000;
 
 /// What the boot loader is told: no menu, no editor, the newest entry that has tries left.
-const LOADER: &str = "timeout 0\nconsole-mode keep\neditor no\nauto-firmware no\n";
+const LOADER: &str = include_str!("../../../../image/loader.conf");
 
 /// A program of the host with everything that would make its output differ from day to day set.
 fn tool(program: &str) -> Result<Command> {
