@@ -1,8 +1,8 @@
 #!/bin/sh
 # post-fakeroot.sh TARGET-DIR ROLE: what becomes the first file system, a copy
 # of target/, holds afterwards what image/ says and nothing else: the files of
-# image/whitelist, those of the overlays, the daemons of the role, libraries,
-# kernel modules and firmware.
+# image/whitelist, those of the overlays, the daemons of the role, release keys,
+# libraries, kernel modules and firmware.
 set -eu
 
 target=$1
@@ -46,7 +46,7 @@ done < "$work/keep" > "$work/missing"
 # What is there must have been asked for.
 (cd "$target" && find . ! -type d) | sed 's,^\.,,' | grep -vE \
 	-e '^/usr/lib/((ld-|lib)[^/]*\.so[^/]*|systemd/libsystemd-[^/]*\.so)$' \
-	-e '^/usr/lib/(firmware|modules)/' -e '^/usr/(lib64|sbin)$' |
+	-e '^/usr/(lib/firmware|lib/modules|share/ffs)/' -e '^/usr/(lib64|sbin)$' |
 	sort > "$work/found"
 find "$target/usr/lib" -maxdepth 1 -name '*.py' -delete
 comm -23 "$work/found" "$work/keep" | sed "s,^,$target," |

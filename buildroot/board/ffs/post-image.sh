@@ -27,5 +27,5 @@ cp "$binaries/$role.efi" "$esp/EFI/Linux/${role}_$version.efi"
 cp "$esp/EFI/BOOT/bootx64.efi" "$esp/EFI/systemd/systemd-bootx64.efi"
 cp "$image/loader.conf" "$esp/loader/loader.conf"
 
-support/scripts/genimage.sh -c "$board/genimage.cfg"
-mv "$binaries/ffs.img" "$binaries/$role.img"
+sed "s/@ROLE@/$role/" "$board/genimage.cfg" > "$binaries/genimage.cfg"
+support/scripts/genimage.sh -c "$binaries/genimage.cfg"

@@ -53,12 +53,18 @@ define FFS_FIRMWARE_FETCH_CRATES
 endef
 FFS_FIRMWARE_PRE_CONFIGURE_HOOKS += FFS_FIRMWARE_FETCH_CRATES
 
+# Whose updates the appliance accepts.
+FFS_FIRMWARE_RELEASE_KEYS = $(wildcard $(FFS_FIRMWARE_SITE)/keys/release/*.pub)
+
 # cargo install refuses a workspace.
 define FFS_FIRMWARE_INSTALL_TARGET_CMDS
 	$(foreach daemon,$(FFS_FIRMWARE_DAEMONS),\
 		$(INSTALL) -D -m 0755 \
 			$(@D)/target/$(RUSTC_TARGET_NAME)/$(if $(BR2_ENABLE_DEBUG),debug,release)/$(daemon) \
 			$(TARGET_DIR)/usr/bin/$(daemon)$(sep))
+	$(foreach key,$(FFS_FIRMWARE_RELEASE_KEYS),\
+		$(INSTALL) -D -m 0644 $(key) \
+			$(TARGET_DIR)/usr/share/ffs/release-keys/$(notdir $(key))$(sep))
 endef
 
 $(eval $(cargo-package))

@@ -17,6 +17,8 @@ def main(external, *args):
     at = args.index("--")
     outer, defconfigs = args[:at], args[at + 1 :]
     os.environ["BR2_EXTERNAL_FFS_PATH"] = external
+    # What the kernel's symbols begin with, and Buildroot's do not.
+    os.environ["CONFIG_"] = ""
     with tempfile.TemporaryDirectory() as work:
         top = os.path.join(work, "Config.in")
         with open(top, "w") as file:
@@ -39,8 +41,8 @@ def main(external, *args):
                 name, value = line.strip().split("=", 1)
                 if name not in names or kconf.syms[name].str_value != value:
                     dropped.append([path, line.strip()])
-    warnings = [w for w in kconf.warnings if "BR2_PACKAGE_FFS_" not in w or "undefined" not in w]
-    json.dump({"own": sorted(names), "unknown": unknown, "warnings": warnings, "dropped": dropped}, sys.stdout)
+    found = {"own": sorted(names), "unknown": unknown, "warnings": kconf.warnings, "dropped": dropped}
+    json.dump(found, sys.stdout)
 
 
 main(*sys.argv[1:])

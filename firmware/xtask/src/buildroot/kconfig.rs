@@ -21,9 +21,9 @@ pub(super) fn parse(top: &Top, wrong: &mut Vec<String>) -> Result<BTreeSet<Strin
     let list = List::of_buildroot(top)?;
     let python = venv::provide()?.join("python");
     let mut command = Command::new(python);
-    command.args(["-c", include_str!("kconfig.py")]).arg(top.external());
+    command.args(["-c", include_str!("kconfig.py"), "buildroot"]).current_dir(&top.0);
     command.args(list.symbols.keys()).arg("--");
-    command.args(Role::ALL.map(|role| top.0.join(super::symbols::defconfig(role))).iter().filter(|path| path.exists()));
+    command.args(Role::ALL.map(super::symbols::defconfig).iter().filter(|path| top.0.join(path).exists()));
     let parsed: Parsed = match run(&mut command) {
         Ok(json) => serde_json::from_str(&json)?,
         Err(error) => {

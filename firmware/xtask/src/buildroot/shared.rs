@@ -92,7 +92,7 @@ fn layout(text: &str) -> Vec<String> {
     let expected = [
         ("hdimage", vec![("partition-table-type", "gpt".to_owned()), ("disk-uuid", id(0))]),
         (
-            "partition FFS-ESP",
+            &*format!("partition \"{}@ROLE@\"", admin::flash::ESP_NAME),
             vec![
                 ("offset", mib(disk::ALIGN)),
                 ("image", "esp.vfat".to_owned()),
@@ -133,16 +133,22 @@ pub(super) fn script(top: &Top, name: &str, dir: &Path, role: Role) -> Command {
     command
 }
 
-/// Runs post-build.sh on a system that has nothing but modules, and compares what it says about itself.
+/// Runs post-build.sh on a system that has nothing but the modules that are asked for.
+pub(super) fn finalize(top: &Top, role: Role, target: &Path) -> Result<()> {
+    let modules = target.join("usr/lib/modules/1");
+    fs::create_dir_all(&modules)?;
+    let wanted = image::wanted_modules(&top.image())?;
+    let builtin: String = wanted.iter().map(|name| format!("kernel/{name}.ko\n")).collect();
+    fs::write(modules.join("modules.builtin"), builtin)?;
+    super::run(&mut script(top, "post-build.sh", target, role))?;
+    Ok(())
+}
+
+/// Compares what post-build.sh says about a system with what `cargo xtask image` says.
 fn os_release(top: &Top, role: Role) -> Result<Vec<String>> {
     let target = tempfile::tempdir()?;
-    let modules = target.path().join("usr/lib/modules/1");
-    fs::create_dir_all(&modules)?;
-    let builtin: String = image::wanted_modules(&top.image())?.iter().map(|name| format!("kernel/{name}.ko\n")).collect();
-    fs::write(modules.join("modules.builtin"), builtin)?;
-    let output = script(top, "post-build.sh", target.path(), role).output()?;
-    if !output.status.success() {
-        return Ok(vec![format!("post-build.sh failed: {}", super::said(&output))]);
+    if let Err(error) = finalize(top, role, target.path()) {
+        return Ok(vec![format!("post-build.sh: {error:#}")]);
     }
     let found = fs::read_to_string(target.path().join("usr/lib/os-release"))?;
     let manifest: toml::Table = top.read("Cargo.toml")?.parse()?;
