@@ -86,7 +86,9 @@ pub(crate) fn check(long: bool) -> Result<()> {
     println!("{:>8.1} s  buildroot/ is sound and in step with image/", begin.elapsed().as_secs_f64());
     match std::env::var_os("BUILDROOT_DIR") {
         Some(dir) => real::check(&top, Path::new(&dir))?,
-        None => println!("    skipped  with Buildroot itself: BUILDROOT_DIR= names no unpacked release ({CHECKED} or later)"),
+        None => println!(
+            "    skipped  with Buildroot itself: BUILDROOT_DIR= names no unpacked release ({CHECKED} or later)"
+        ),
     }
     if long {
         kernel::merge(&top)?;

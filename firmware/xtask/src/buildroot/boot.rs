@@ -85,7 +85,10 @@ fn assemble(top: &Top, role: Role) -> Result<()> {
     shared::finalize(top, role, &target)?;
     let python = venv::provide()?.join("python");
     let ukify = of("systemd-ukify")?.join("usr/bin/ukify");
-    program(&host.join("bin/ukify"), &format!("#!/bin/sh\nexec '{}' '{}' \"$@\"\n", python.display(), ukify.display()))?;
+    program(
+        &host.join("bin/ukify"),
+        &format!("#!/bin/sh\nexec '{}' '{}' \"$@\"\n", python.display(), ukify.display()),
+    )?;
     program(&work.path().join("support/scripts/genimage.sh"), GENIMAGE)?;
     // Users' paths often have no sbin, where mkdosfs is.
     let mut path: Vec<_> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();

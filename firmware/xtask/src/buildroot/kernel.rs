@@ -91,7 +91,8 @@ pub(super) fn merge(top: &Top) -> Result<()> {
     }
     let makers = makers(&source)?;
     for module in image::wanted_modules(&top.image())? {
-        let on = |symbol: &String| result.get(&format!("CONFIG_{symbol}")).is_some_and(|value| value == "y" || value == "m");
+        let on =
+            |symbol: &String| result.get(&format!("CONFIG_{symbol}")).is_some_and(|value| value == "y" || value == "m");
         if !makers.get(&module).is_some_and(|symbols| symbols.iter().any(on)) {
             wrong.push(format!("{FRAGMENT}: the module {module} of image/modules does not come of it"));
         }

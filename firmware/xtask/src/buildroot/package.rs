@@ -80,9 +80,12 @@ fn role_package(top: &Top, role: Role, shown: &Shown) -> Result<Vec<String>> {
     let manifest: toml::Table = top.read("Cargo.toml")?.parse()?;
     let version = manifest["workspace"]["package"]["version"].as_str().context("the workspace has no version")?;
     let site = top.0.canonicalize()?;
-    for (key, expected) in
-        [("infrastructure", "yes"), ("method", "local"), ("version", version), ("site", site.to_str().unwrap_or_default())]
-    {
+    for (key, expected) in [
+        ("infrastructure", "yes"),
+        ("method", "local"),
+        ("version", version),
+        ("site", site.to_str().unwrap_or_default()),
+    ] {
         if shown.value(key) != expected {
             wrong.push(format!("ffs-firmware.mk: {key} is {:?}, not {expected:?}", shown.value(key)));
         }
@@ -100,12 +103,15 @@ fn role_package(top: &Top, role: Role, shown: &Shown) -> Result<Vec<String>> {
     let daemons = image::daemons(role);
     let crates: BTreeSet<&str> = daemons.iter().map(|(package, _)| *package).collect();
     let programs: BTreeSet<&str> = daemons.iter().map(|(_, program)| *program).collect();
-    for (what, expected, found) in [
-        ("crate", &crates, &shown.options("--package=")),
-        ("program", &programs, &shown.options("--bin=")),
-    ] {
-        wrong.extend(expected.difference(found).map(|x| format!("ffs-firmware.mk: {name}: the {what} {x} is not built")));
-        wrong.extend(found.difference(expected).map(|x| format!("ffs-firmware.mk: {name}: the {what} {x} is not the role's")));
+    for (what, expected, found) in
+        [("crate", &crates, &shown.options("--package=")), ("program", &programs, &shown.options("--bin="))]
+    {
+        wrong.extend(
+            expected.difference(found).map(|x| format!("ffs-firmware.mk: {name}: the {what} {x} is not built")),
+        );
+        wrong.extend(
+            found.difference(expected).map(|x| format!("ffs-firmware.mk: {name}: the {what} {x} is not the role's")),
+        );
     }
     let installed = shown.installed();
     for program in &programs {

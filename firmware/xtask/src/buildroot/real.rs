@@ -61,7 +61,10 @@ pub(super) fn check(top: &Top, dir: &Path) -> Result<()> {
     if !wrong.is_empty() {
         bail!("Buildroot {version} does not take this tree:\n  {}", wrong.join("\n  "));
     }
-    println!("{:>8.1} s  configurations load whole, check-package and reports of Buildroot {version}", begin.elapsed().as_secs_f64());
+    println!(
+        "{:>8.1} s  configurations load whole, check-package and reports of Buildroot {version}",
+        begin.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
@@ -124,8 +127,11 @@ fn load(top: &Top, buildroot: &Buildroot, role: Role) -> Result<Vec<String>> {
     let info: serde_json::Value = serde_json::from_str(&json).context("show-info is no JSON")?;
     let package = &info["ffs-firmware"];
     let version = env!("CARGO_PKG_VERSION");
-    let dependencies: Vec<_> = package["dependencies"].as_array().into_iter().flatten().filter_map(|d| d.as_str()).collect();
-    if package["version"] != version || !dependencies.contains(&"host-rustc") && !dependencies.contains(&"host-rust-bin") {
+    let dependencies: Vec<_> =
+        package["dependencies"].as_array().into_iter().flatten().filter_map(|d| d.as_str()).collect();
+    if package["version"] != version
+        || !dependencies.contains(&"host-rustc") && !dependencies.contains(&"host-rust-bin")
+    {
         wrong.push(format!("{name}: show-info has ffs-firmware as {package}"));
     }
     buildroot.make(top, &out, &["ffs-firmware-graph-depends"])?;

@@ -82,7 +82,10 @@ fn block<'a>(text: &'a str, name: &str) -> Vec<(&'a str, &'a str)> {
     let mut lines = text.lines().map(str::trim).skip_while(|line| line.strip_suffix('{').map(str::trim) != Some(name));
     let begin = lines.next();
     let inside = lines.take_while(|line| begin.is_some() && *line != "}");
-    inside.filter_map(|line| line.split_once('=')).map(|(key, value)| (key.trim(), value.trim().trim_matches('"'))).collect()
+    inside
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| (key.trim(), value.trim().trim_matches('"')))
+        .collect()
 }
 
 /// Where the disk of genimage is not that of [`disk`].
