@@ -5,7 +5,7 @@
 # libraries, kernel modules and firmware.
 set -eu
 
-target=$1
+target=$(realpath "$1")
 role=$2
 image=$BR2_EXTERNAL_FFS_PATH/../image
 
@@ -43,6 +43,17 @@ while IFS= read -r path; do
 done < "$work/keep" > "$work/missing"
 [ ! -s "$work/missing" ] || fail "target/ does not have" "$work/missing"
 
+# What is behind a link to another folder, as time zones are, is put aside until
+# that is gone.
+mkdir "$work/aside"
+sed 's,/[^/]*$,,' "$work/keep" | sort -u | while IFS= read -r folder; do
+	[ "$(realpath "$target$folder")" != "$target$folder" ] || continue
+	mkdir -p "$work/aside$folder"
+	grep "^$folder/[^/]*$" "$work/keep" | while IFS= read -r path; do
+		cp -a "$target$path" "$work/aside$path"
+	done
+done
+
 # What is there must have been asked for.
 (cd "$target" && find . ! -type d) | sed 's,^\.,,' | grep -vE \
 	-e '^/usr/lib/((ld-|lib)[^/]*\.so[^/]*|systemd/libsystemd-[^/]*\.so)$' \
@@ -52,6 +63,7 @@ find "$target/usr/lib" -maxdepth 1 -name '*.py' -delete
 comm -23 "$work/found" "$work/keep" | sed "s,^,$target," |
 	tr '\n' '\0' | xargs -0 -r rm -f
 find "$target" -mindepth 1 -depth -type d -empty -delete
+cp -a "$work/aside/." "$target/"
 
 # What the whitelist makes by itself. The infrastructure of the cpio makes
 # /dev/console.
@@ -72,6 +84,12 @@ while read -r kind first second third path; do
 		;;
 	esac
 done < "$work/whitelist"
+
+# A link must not have lost what it leads to.
+while IFS= read -r path; do
+	[ -e "$target$path" ] || echo "$path"
+done < "$work/packaged" > "$work/nowhere"
+[ ! -s "$work/nowhere" ] || fail "a link leads to what is not named" "$work/nowhere"
 
 # Users are those of image/, without those of packages of which nothing is left.
 cp "$image/rootfs/common/etc/passwd" "$image/rootfs/common/etc/group" \

@@ -97,8 +97,7 @@ fn a_misspelt_symbol() {
 fn a_missing_path() {
     let copy = Copy::new();
     fs::remove_file(copy.top.0.join("buildroot/board/ffs/genimage.cfg")).unwrap();
-    let error = quick(&copy.top).map(|wrong| wrong.join("\n")).unwrap_or_else(|error| format!("{error:#}"));
-    assert!(error.contains("genimage.cfg"), "{error}");
+    copy.names(&[POST_IMAGE, "$board/genimage.cfg is not there"]);
     Copy::new()
         .edit_all("board/ffs/post-build.sh", "board/ffs/post-built.sh")
         .names(&[WEB, "board/ffs/post-built.sh is not there"]);
@@ -185,10 +184,13 @@ fn target(top: &Top, dir: &Path, role: Role) {
     };
     let absent = top.read("buildroot/board/ffs/absent").unwrap();
     for path in top.read("image/whitelist").unwrap().lines().filter_map(|line| line.strip_prefix("file ")) {
-        if !absent.lines().any(|line| line == path) {
+        if path.starts_with("/usr/share/zoneinfo/Etc/") {
+            put(&path.replace("/Etc/", "/posix/Etc/"));
+        } else if !absent.lines().any(|line| line == path) {
             put(path);
         }
     }
+    symlink("posix/Etc", dir.join("usr/share/zoneinfo/Etc")).unwrap();
     for (_, daemon) in crate::image::daemons(role) {
         put(&format!("usr/bin/{daemon}"));
     }
@@ -270,6 +272,8 @@ fn nothing_but_the_whitelist_is_left() {
                 _ => {}
             }
         }
+        assert_eq!(fs::read(dir.join("usr/share/zoneinfo/Etc/UTC")).unwrap(), b"x");
+        assert!(!there("usr/share/zoneinfo/posix"));
         assert!(there("/dev/null") && !there("/dev/console"));
         assert_eq!(
             fs::read(dir.join("etc/passwd")).unwrap(),
@@ -295,6 +299,17 @@ fn what_the_whitelist_names_must_be_there() {
 }
 
 #[test]
+fn a_link_must_lead_to_what_is_named() {
+    let (top, home) = (Top(root()), tempfile::tempdir().unwrap());
+    target(&top, home.path(), Role::Web);
+    let program = home.path().join("usr/bin/e2fsck");
+    fs::rename(&program, home.path().join("usr/bin/fsck.ext4")).unwrap();
+    symlink("fsck.ext4", program).unwrap();
+    let output = post_fakeroot(&top, home.path(), Role::Web);
+    assert!(!output.status.success() && said(&output).contains("/usr/bin/e2fsck"), "{}", said(&output));
+}
+
+#[test]
 fn a_kernel_without_a_module_stops_the_build() {
     let (top, home) = (Top(root()), tempfile::tempdir().unwrap());
     let modules = home.path().join("usr/lib/modules/1");
@@ -314,4 +329,10 @@ fn long_buildroot_kernel_symbol_that_debian_does_not_have() {
     assert_eq!(quick(&copy.top).unwrap(), [""; 0]);
     let error = kernel::merge(&copy.top).unwrap_err().to_string();
     assert!(error.contains("CONFIG_NVME_FOR_ALL=y became nothing"), "{error}");
+}
+
+#[test]
+#[ignore = "long: fetches the kernel's source, makes and boots images"]
+fn long_buildroot_kernel_and_images() {
+    check(true).unwrap();
 }
