@@ -3,7 +3,7 @@
 use crate::image::Locking;
 use crate::test::Scope;
 use crate::up::Kind;
-use crate::{Usage, bench, demo, image, interrupt, test, up};
+use crate::{Usage, bench, buildroot, demo, image, interrupt, test, up};
 use clap::{Parser, Subcommand};
 use keys::site::Role;
 use std::path::PathBuf;
@@ -75,6 +75,13 @@ enum Task {
         #[arg(long, conflicts_with_all = ["locked", "update"])]
         check: bool,
     },
+    /// Check that buildroot/, which makes the same images from source, is sound and in step with image/. With BUILDROOT_DIR=
+    /// naming an unpacked Buildroot, have that look at it too.
+    BuildrootCheck {
+        /// Also merge the kernel's options into Debian's source, and make and boot images with its scripts.
+        #[arg(long)]
+        long: bool,
+    },
     /// Measure, as ratios within one run.
     Bench {
         /// What: commlink, staging.
@@ -122,6 +129,7 @@ pub fn main() -> ExitCode {
             };
             image::image(&roles, &image::Options { locking, debug, check })
         }
+        Task::BuildrootCheck { long } => buildroot::check(long),
         Task::Bench { names, json } => bench::bench(&names, json.as_deref()),
     };
     match outcome {

@@ -10,7 +10,7 @@
 //! kept under `target/ffs/cache` by the hash of what it is made of.
 
 mod check;
-mod disk;
+pub(crate) mod disk;
 mod modules;
 mod packages;
 mod release;
@@ -118,7 +118,7 @@ pub fn manifest(role: Role, debug: bool) -> Result<Manifest> {
 }
 
 /// The daemons of a role: package and program.
-fn daemons(role: Role) -> &'static [(&'static str, &'static str)] {
+pub(crate) fn daemons(role: Role) -> &'static [(&'static str, &'static str)] {
     match role {
         Role::Download => &[("admin", "admind"), ("commlink", "commlinkd"), ("ftpd", "ftpd"), ("stager", "stagerd")],
         Role::Web => &[("admin", "admind"), ("commlink", "commlinkd"), ("portal", "portald")],
@@ -131,6 +131,26 @@ fn hash(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
+/// The modules that `image/modules` of a work tree names.
+pub(crate) fn wanted_modules(image: &Path) -> Result<Vec<String>> {
+    Ok(modules::parse(&fs::read_to_string(image.join("modules"))?))
+}
+
+/// Packages beside those of the images, of the same release and mirrors: version and folder of each by name. Which versions were
+/// taken is kept in this folder.
+pub(crate) fn unpacked(kept: &Path, names: &[&str]) -> Result<BTreeMap<String, (String, PathBuf)>> {
+    host::require(TOOLS)?;
+    let cache = workdir().join("cache");
+    for dir in [kept, &cache] {
+        fs::create_dir_all(dir)?;
+    }
+    let lock = File::create(cache.join("lock"))?;
+    lock.lock()?;
+    fs::write(kept.join("packages"), format!("kernel linux-image-amd64\n{}\n", names.join("\n")))?;
+    let packages = packages::provide(kept, &cache, Locking::Follow)?;
+    Ok(packages.into_iter().map(|(package, dir)| (package.name, (package.version, dir))).collect())
+}
+
 /// Builds the images of all roles in their present state, as others need them.
 ///
 /// # Errors
@@ -141,7 +161,7 @@ pub fn build_all() -> Result<()> {
 
 /// `image`.
 pub(crate) fn image(roles: &[Role], options: &Options) -> Result<()> {
-    let wanted = modules::parse(&fs::read_to_string(data().join("modules"))?);
+    let wanted = wanted_modules(&data())?;
     if !options.check {
         build(roles, options, &wanted)?;
     }
@@ -277,7 +297,7 @@ fn archive(tree: &Tree, level: i32, cache: &Path) -> Result<PathBuf> {
 }
 
 /// os-release(5) of a role's image; systemd-boot names and sorts entries by it.
-fn os_release(role: Role, version: &str) -> String {
+pub(crate) fn os_release(role: Role, version: &str) -> String {
     let role = role.as_str();
     format!(
         "ID=ffs\nID_LIKE=debian\nNAME=FFS\nPRETTY_NAME=\"FFS {role} {version}\"\nVERSION_ID={version}\nIMAGE_ID=ffs-{role}\n\

@@ -6,6 +6,7 @@
 
 pub mod access;
 mod bench;
+mod buildroot;
 mod cli;
 pub mod customer;
 mod demo;

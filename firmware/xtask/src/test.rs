@@ -1,7 +1,7 @@
 //! `cargo xtask test`: what must pass.
 
 use crate::interrupt::{self, Waiting};
-use crate::{host, image, root, vm};
+use crate::{buildroot, host, image, root, vm};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,6 +53,7 @@ pub(crate) fn build(release: bool) -> Result<PathBuf> {
 /// `test`.
 pub(crate) fn test(scope: &Scope) -> Result<()> {
     host::require(host::LOCAL)?;
+    host::require(buildroot::TOOLS)?;
     let vms = *scope != Scope::Fast;
     if vms {
         host::require(vm::TOOLS)?;
@@ -77,6 +78,12 @@ pub(crate) fn test(scope: &Scope) -> Result<()> {
             bail!("{what} failed");
         }
         timed.push((*what, begin.elapsed()));
+        if *what == "lints" {
+            let begin = Instant::now();
+            eprintln!("== buildroot/");
+            buildroot::sound()?;
+            timed.push(("buildroot/", begin.elapsed()));
+        }
     }
     if vms {
         let begin = Instant::now();

@@ -10,18 +10,18 @@ use std::path::Path;
 use std::process::Command;
 
 /// Bytes of the ESP: room for two UKIs and a third while an update is written.
-const ESP: u64 = 320 << 20;
+pub(crate) const ESP: u64 = 320 << 20;
 /// Bytes of the state partition; it is the last one, so that it can grow on a larger disk.
-const STATE: u64 = 192 << 20;
+pub(crate) const STATE: u64 = 192 << 20;
 /// Partitions begin at multiples of this.
-const ALIGN: u64 = admin::state::ALIGN;
+pub(crate) const ALIGN: u64 = admin::state::ALIGN;
 /// The type of an EFI system partition.
-const ESP_KIND: Guid = Guid(0xc12a_7328_f81f_11d2_ba4b_00a0_c93e_c93b);
+pub(crate) const ESP_KIND: Guid = Guid(0xc12a_7328_f81f_11d2_ba4b_00a0_c93e_c93b);
 /// What everything that is fixed begins with: "FFS" and a number.
-const ID: u128 = 0x4646_5300_0000_4000_8000_0000_0000_0000;
+pub(crate) const ID: u128 = 0x4646_5300_0000_4000_8000_0000_0000_0000;
 
 /// What the boot loader is told: no menu, no editor, the newest entry that has tries left.
-const LOADER: &str = "timeout 0\nconsole-mode keep\neditor no\nauto-firmware no\n";
+const LOADER: &str = include_str!("../../../../image/loader.conf");
 
 /// A program of the host with everything that would make its output differ from day to day set.
 fn tool(program: &str) -> Result<Command> {

@@ -161,9 +161,19 @@ impl Apt {
     }
 
     fn run(&self, program: &str, args: &[&str]) -> Result<Option<String>> {
+        self.run_in(&self.debs, program, args)
+    }
+
+    /// Where packages are to be had. In the folder that they are in already it would say nothing about them.
+    fn uris(&self, packages: &[&str]) -> Result<Option<String>> {
+        let args = [&["download", "--print-uris", "--quiet=2"], packages].concat();
+        self.run_in(self.config.parent().context("a file in a folder")?, "apt-get", &args)
+    }
+
+    fn run_in(&self, dir: &Path, program: &str, args: &[&str]) -> Result<Option<String>> {
         let mut command = Command::new(program);
         // Through the environment it would be read before the host's configuration and lose to it.
-        command.arg("-c").arg(&self.config).args(args).env("LC_ALL", "C.UTF-8").current_dir(&self.debs);
+        command.arg("-c").arg(&self.config).args(args).env("LC_ALL", "C.UTF-8").current_dir(dir);
         let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {program}"))?;
         if !output.status.success() {
             eprint!("{}", String::from_utf8_lossy(&output.stderr));
@@ -187,10 +197,8 @@ impl Apt {
     }
 
     fn present(&self, names: &BTreeSet<String>) -> Result<BTreeMap<String, Locked>> {
-        let mut args = vec!["download", "--print-uris", "--quiet=2"];
-        args.extend(names.iter().map(|n| &**n));
-        let out =
-            self.run("apt-get", &args)?.with_context(|| format!("{RELEASE} does not have all of image/packages"))?;
+        let names: Vec<&str> = names.iter().map(|n| &**n).collect();
+        let out = self.uris(&names)?.with_context(|| format!("{RELEASE} does not have all of image/packages"))?;
         Ok(out.lines().filter_map(parse_uri).map(|p| (p.name.clone(), p)).collect())
     }
 
@@ -279,7 +287,7 @@ pub(crate) fn provide(image: &Path, cache: &Path, locking: Locking) -> Result<Un
         let text = write_lock(&lock);
         if fs::read_to_string(&lock_path).ok().as_deref() != Some(&text) {
             fs::write(&lock_path, text)?;
-            eprintln!("image/packages.lock is changed");
+            eprintln!("{} is changed", lock_path.display());
         }
     }
     lock.into_values().map(|p| unpack(cache, &p).map(|dir| (p, dir))).collect()
@@ -325,7 +333,7 @@ fn renew(
 /// Whether the mirror still has exactly this package.
 fn exists(apt: &Apt, package: &Locked) -> Result<bool> {
     let exact = format!("{}={}", package.name, package.version);
-    let out = apt.run("apt-get", &["download", "--print-uris", "--quiet=2", &exact])?.unwrap_or_default();
+    let out = apt.uris(&[&exact])?.unwrap_or_default();
     Ok(out.lines().filter_map(parse_uri).any(|p| p == *package))
 }
 
