@@ -25,6 +25,8 @@ pub struct Machine {
     pub cpus: u8,
     /// What it starts.
     pub boot: Boot,
+    /// Whether it may start anew by itself; otherwise that ends it, so that a test sees it.
+    pub reboots: bool,
     /// Network interfaces, in the order of their slots.
     pub nics: Vec<Nic>,
     /// Disks, in the order of their slots.
@@ -254,7 +256,7 @@ fn plain(id: &str) -> Result<(), Error> {
 impl Machine {
     /// A machine with one processor, without networks and disks.
     pub fn new(name: &str, memory: u32, boot: Boot) -> Self {
-        Self { name: name.into(), memory, cpus: 1, boot, nics: Vec::new(), disks: Vec::new() }
+        Self { name: name.into(), memory, cpus: 1, boot, reboots: false, nics: Vec::new(), disks: Vec::new() }
     }
 
     /// QEMU's arguments.
@@ -264,7 +266,10 @@ impl Machine {
     pub fn args(&self, accel: Accel, files: &Files) -> Result<Vec<OsString>, Error> {
         plain(&self.name)?;
         let mut args = Args::default();
-        args.0.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(OsString::from));
+        args.0.extend(["-nodefaults", "-no-user-config"].map(OsString::from));
+        if !self.reboots {
+            args.0.push("-no-reboot".into());
+        }
         args.flag("-name", &self.name);
         args.flag("-display", "none");
         args.flag("-machine", "q35");

@@ -127,7 +127,7 @@ pub fn main() -> ExitCode {
                 (_, true) => Locking::Update,
                 _ => Locking::Follow,
             };
-            image::image(&roles, &image::Options { locking, debug, check })
+            image::image(&roles, &image::Options { locking, debug, check, variant: None })
         }
         Task::BuildrootCheck { long } => buildroot::check(long),
         Task::Bench { names, json } => bench::bench(&names, json.as_deref()),

@@ -67,6 +67,23 @@ pub(crate) struct Options {
     pub(crate) debug: bool,
     /// Only check what is built.
     pub(crate) check: bool,
+    /// Another version than that of this tree.
+    pub(crate) variant: Option<Variant>,
+}
+
+/// A system of another version, for tests of updates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Variant {
+    /// Its version.
+    pub version: String,
+    /// Files that it has beside those of every image: path and text.
+    pub files: Vec<(String, String)>,
+}
+
+impl Variant {
+    fn dir(&self, role: Role) -> PathBuf {
+        workdir().join("images").join(format!("{}-{}", role.as_str(), self.version))
+    }
 }
 
 /// What is known about a built image: `manifest.json`.
@@ -156,7 +173,18 @@ pub(crate) fn unpacked(kept: &Path, names: &[&str]) -> Result<BTreeMap<String, (
 /// # Errors
 /// When they cannot be built, with what to do.
 pub fn build_all() -> Result<()> {
-    image(&Role::ALL, &Options { locking: Locking::Follow, debug: false, check: false })
+    image(&Role::ALL, &Options { locking: Locking::Follow, debug: false, check: false, variant: None })
+}
+
+/// Builds a variant of a role's system; where it is.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn build_variant(role: Role, variant: Variant) -> Result<PathBuf> {
+    let dir = variant.dir(role);
+    let wanted = modules::parse(&fs::read_to_string(data().join("modules"))?);
+    build(&[role], &Options { locking: Locking::Follow, debug: false, check: false, variant: Some(variant) }, &wanted)?;
+    Ok(dir)
 }
 
 /// `image`.
@@ -313,7 +341,8 @@ fn role_image(
     signer: &Signer,
     cache: &Path,
 ) -> Result<()> {
-    let version = env!("CARGO_PKG_VERSION");
+    let variant = options.variant.as_ref();
+    let version = variant.map_or(env!("CARGO_PKG_VERSION"), |v| &v.version);
     let name = role.as_str();
     let release = os_release(role, version);
     let mut tree = Tree::default();
@@ -324,6 +353,9 @@ fn role_image(
         tree.add(&format!("/usr/bin/{program}"), Node::File { executable: true, content })?;
     }
     release::add_to(&mut tree, signer)?;
+    for (path, text) in variant.iter().flat_map(|v| &v.files) {
+        tree.text(path, &**text)?;
+    }
     let own = archive(&tree, ROLE_LEVEL, cache)?;
     let initrd = [fs::read(&base.archive)?, fs::read(own)?].concat();
     let kernel = fs::read(&base.kernel)?;
@@ -338,7 +370,7 @@ fn role_image(
             (".initrd", &initrd),
         ],
     )?;
-    let out = dir(role, options.debug);
+    let out = variant.map_or_else(|| dir(role, options.debug), |v| v.dir(role));
     fs::create_dir_all(&out)?;
     // What is there stays whole until the new one is: a VM may be reading it.
     let mut files = BTreeMap::new();

@@ -70,6 +70,8 @@ pub struct Setup {
     pub dir: PathBuf,
     /// How they boot.
     pub start: Start,
+    /// Which of them.
+    pub roles: Vec<Role>,
     /// Bytes of objects that the download machine must have room for.
     pub room: u64,
     /// The operator's tool.
@@ -113,6 +115,7 @@ impl Setup {
         Self {
             dir: dir.into(),
             start: Start::Direct,
+            roles: Role::ALL.to_vec(),
             room: 0,
             ffsctl: ffsctl.into(),
             images: |role| image::dir(role, false),
@@ -157,7 +160,7 @@ impl Setup {
         succeed(access.ffsctl().args(["site", "new"]).arg(access.site()).arg("--plan").arg(dir.join("plan.toml")))?;
         let accel = accel::best()?;
         let mut vms = Vms { access, accel, vms: Vec::new(), banner: Duration::ZERO, healthy: Duration::ZERO };
-        for machine in &plan.machines {
+        for machine in plan.machines.iter().filter(|m| self.roles.contains(&m.role)) {
             interrupt::check()?;
             vms.vms.push((machine.role, self.machine(&vms.access, machine)?.start(accel, &vms.run_dir())?));
         }
@@ -181,7 +184,8 @@ impl Setup {
             blank_disk(&file, size)?;
             disks.push(Disk::new(&disk, &file));
         }
-        Ok(site::machine(machine, &self.dir.join("run"), boot, disks))
+        let reboots = self.start == Start::Flashed;
+        Ok(qemu::machine::Machine { reboots, ..site::machine(machine, &self.dir.join("run"), boot, disks) })
     }
 
     /// What a machine boots, and the disk that makes it this machine.
@@ -211,10 +215,13 @@ impl Vms {
         &self.access
     }
 
-    /// The machine of a role.
+    /// The machine of a role, one of those that were started.
+    ///
+    /// # Panics
+    /// When it was not.
     pub fn vm(&mut self, role: Role) -> &mut Vm {
         let found = self.vms.iter_mut().find(|(of, _)| *of == role);
-        &mut found.expect("every role was started").1
+        &mut found.expect("this role was started").1
     }
 
     /// Where the sockets of the segments are.

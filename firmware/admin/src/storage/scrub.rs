@@ -17,9 +17,9 @@ use std::time::{Duration, Instant, SystemTime};
 /// Where it is kept how far it came.
 pub(crate) const RECORD: &str = "/state/scrub.toml";
 /// How often all of an array is read.
-pub const EVERY: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(crate) const EVERY: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long it runs at a time.
-pub const WINDOW: Duration = Duration::from_secs(4 * 3600);
+pub(crate) const WINDOW: Duration = Duration::from_secs(4 * 3600);
 /// How often is looked how far it is.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often that is written down, so that a power cut costs no more.
