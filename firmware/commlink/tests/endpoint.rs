@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use commlink::config::Config;
 use commlink::dial::Ports;
 use commlink::endpoint;
+use commlink::server::Door;
 use common::*;
 use daemon::ipc::{self, Peers};
 use daemon::{Shutdown, Trigger};
@@ -71,7 +72,8 @@ fn machine_on(dir: &Path, settings: Settings<'_>, sockets: Vec<TcpListener>, por
     let local = ipc::bind(&out).unwrap();
     let bags = commlink::Bags::new(bags.to_vec()).unwrap();
     let task = tokio::spawn(async move {
-        endpoint::serve(&config, bags, sockets, local, shutdown).await.unwrap();
+        let doors = sockets.into_iter().map(|socket| (socket, Door::Sealed)).collect();
+        endpoint::serve(&config, bags.into(), doors, local, shutdown).await.unwrap();
     });
     Machine { recorder, out, ports, trigger, task }
 }
