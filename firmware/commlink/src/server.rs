@@ -80,6 +80,8 @@ enum Breach {
     },
     #[error("no bag for link {0:?}")]
     NoBag(String),
+    #[error("the bag was given up while the session was being opened")]
+    GivenUp,
     #[error("no request within {HANDSHAKE:?} of the connection")]
     Silent,
     #[error("pushed out by newer connections before it was through its handshake")]
@@ -266,6 +268,10 @@ impl<S: Service> Shared<S> {
         drop(place);
         let bag = connection.session().bag().clone();
         let opener = policy::across(bag.kind(), self.setup.role).ok_or(Breach::Kind)?;
+        // Given up while this one was opening.
+        if !self.setup.keyring.holds(&bag) {
+            return Err(Breach::GivenUp);
+        }
         let _entered = self.links.enter(bag.link()).ok_or(Breach::TooMany)?;
         tracing::debug!(%peer, session = ?connection.session(), "a session is open");
         let asking = Asking { shared: self, kind: bag.kind(), opener, from: bag.peer(), peer, bag: &bag };

@@ -53,7 +53,10 @@ fn each_type_has_a_vector() {
         assert!(std::env::var_os("FFS_BLESS").is_some(), "{tag} has none: run the test with FFS_BLESS=1 to add it");
         kept.push(make(tag, &message));
         let lines: Vec<String> = kept.iter().map(|vector| serde_json::to_string(vector).unwrap()).collect();
-        std::fs::write(path(), format!("[\n{}\n]\n", lines.join(",\n"))).unwrap();
+        // Another test may be reading.
+        let new = path().with_extension("new");
+        std::fs::write(&new, format!("[\n{}\n]\n", lines.join(",\n"))).unwrap();
+        std::fs::rename(new, path()).unwrap();
     }
 }
 
