@@ -66,7 +66,7 @@ async fn fifteen_of_sixteen_ports_dropped_then_refused() {
             // Clients of their own, since one that has found the port keeps its connections.
             let asking: Vec<_> = (0..PARALLEL)
                 .map(|n| {
-                    let client = client(&site.web, [direct("database", ports)]);
+                    let client = patient(&site.web, [direct("database", ports)]);
                     tokio::spawn(async move {
                         let name = format!("customer-{n}");
                         let reply = client.call("database", login(&name, "x")).await.unwrap();
@@ -173,7 +173,7 @@ async fn restarts(times: usize) {
         shutdown,
     ));
     let mut daemon = unit.start().await;
-    let client = client(&site.web, [direct("database", ports)]);
+    let client = patient(&site.web, [direct("database", ports)]);
     let answers = Arc::new(Mutex::new(BTreeMap::<Id, u64>::new()));
     let mut asked = 0;
     for time in 0..times {
@@ -234,7 +234,7 @@ async fn a_peer_that_comes_back_within_the_deadline_is_waited_for() {
         let site = site();
         let (sockets, ports) = listeners(1).await;
         drop(sockets);
-        let client = client(&site.web, [direct("database", ports)]);
+        let client = patient(&site.web, [direct("database", ports)]);
         let asking = tokio::spawn(async move { client.call("database", login("alice", "x")).await });
         // The client has met a closed port before there is anything.
         let port = ports.iter().next().unwrap();

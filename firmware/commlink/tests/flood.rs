@@ -125,7 +125,7 @@ async fn flood(half_open: usize, writers: usize) {
         let (stop, served, bags) = (stop.clone(), served.clone(), site.web.clone());
         tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
-                client(&bags, [direct("database", ports)]).call("database", login("alice", "x")).await.unwrap();
+                patient(&bags, [direct("database", ports)]).call("database", login("alice", "x")).await.unwrap();
                 served.fetch_add(1, Ordering::Relaxed);
             }
         })

@@ -200,11 +200,9 @@ async fn rotations(times: u32) {
         assert!(detail.starts_with(&format!("generation {newest}, fingerprint ")) && detail.ends_with("sealed"));
     }
     // What the machines came with opens nothing any more, neither now nor after a restart.
-    let old =
-        |bags: &[Bag], to: &str, ports| client(bags, [direct(to, ports)]).with_failover(std::time::Duration::ZERO);
-    let web = old(&site.web, "database", home.ports(Role::Database));
+    let web = client(&site.web, [direct("database", home.ports(Role::Database))]);
     assert!(web.call("database", login("alice", "x")).await.is_err());
-    let operator = old(&site.operator, "database", home.ports(Role::Database));
+    let operator = client(&site.operator, [direct("database", home.ports(Role::Database))]);
     assert!(operator.call("database", Request::Status {}).await.is_err());
     for machine in machines {
         machine.trigger.fire();
@@ -353,7 +351,6 @@ async fn operators_come_and_go() {
                 None => assert_eq!(reply, Reply::Done {}, "{link}"),
             }
         }
-        let client = client.with_failover(std::time::Duration::ZERO);
         assert!(client.call("database", Request::Status {}).await.is_err(), "also his session is over");
         assert!(home.keyring(Role::Database).current().of_link("bob-database").is_none(), "also after a restart");
         let again = desk.call("database", add).await.unwrap();

@@ -173,7 +173,13 @@ pub fn target(name: &str, ports: Ports) -> Target {
     Target { name: name.into(), host: LOOPBACK.to_string().into(), ports }
 }
 
+/// A client that gives up at once, as most of what is tried in tests fails for good.
 pub fn client(bags: &[Bag], peers: impl IntoIterator<Item = Peer>) -> Client {
+    patient(bags, peers).with_failover(Duration::ZERO)
+}
+
+/// A client as it is by default.
+pub fn patient(bags: &[Bag], peers: impl IntoIterator<Item = Peer>) -> Client {
     Client::new(held(bags), peers).unwrap()
 }
 
