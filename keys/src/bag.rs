@@ -4,7 +4,9 @@ use crate::files;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -12,6 +14,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 pub const ENTRIES: usize = 128;
 /// Longest name of a link or of an end, in bytes; a link's must fit a greeting line of 64.
 pub const MAX_NAME: usize = 40;
+/// Bytes of an entry: a DES key and a seal key.
+const ENTRY: usize = 8 + 32;
 /// First line of a bag's file tells its format.
 const FORMAT: &str = "ffs-bag-1";
 
@@ -41,6 +45,22 @@ pub enum BagError {
         #[source]
         source: io::Error,
     },
+    /// Others than its owner may read or write it.
+    #[error(
+        "the key bag {path} has mode {mode:03o}; only its owner may read it: chmod 600, and think of who read it meanwhile"
+    )]
+    Mode {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// What came over a link is not a bag.
+    #[error("these are not the keys of a bag: {0}")]
+    Entries(&'static str),
+    /// There is no generation after this one.
+    #[error("generation {0} is the last there can be")]
+    Last(u32),
     /// Its text is not a bag. Where exactly is not said, since the text is secret.
     #[error("{path} is not a key bag of this version: {why}")]
     Invalid {
@@ -98,20 +118,68 @@ impl Bag {
                 return Err(BagError::Name(name.to_owned()));
             }
         }
-        let mut entries: Vec<Entry> = Vec::with_capacity(ENTRIES);
-        while entries.len() < ENTRIES {
-            let mut entry = Entry { des: [0; 8], seal: [0; 32] };
-            getrandom::fill(&mut entry.des)?;
-            getrandom::fill(&mut entry.seal)?;
-            entry.des.iter_mut().for_each(|b| *b = odd(*b));
-            if usable(&entry, &entries).is_ok() {
-                entries.push(entry);
+        let (a, b) = (ends.0.to_owned(), ends.1.to_owned());
+        let first = Bag { link: link.to_owned(), kind, local: a, peer: b, generation, entries: fresh()? };
+        let second = first.mirrored();
+        Ok((first, second))
+    }
+
+    /// The other end's copy.
+    #[must_use]
+    pub fn mirrored(&self) -> Self {
+        let Self { local, peer, .. } = self.clone();
+        Self { local: peer, peer: local, ..self.clone() }
+    }
+
+    /// The next generation of the same link: new keys, the same ends.
+    ///
+    /// # Errors
+    /// [`BagError::Last`], [`BagError::Random`].
+    pub fn next(&self) -> Result<Self, BagError> {
+        let generation = self.generation.checked_add(1).ok_or(BagError::Last(self.generation))?;
+        Ok(Self { generation, entries: fresh()?, ..self.clone() })
+    }
+
+    /// This bag with the keys of another generation, as [`Bag::entries`] gave them at the other end.
+    ///
+    /// # Errors
+    /// [`BagError::Entries`].
+    pub fn renewed<T: AsRef<str>>(&self, generation: u32, entries: &[T]) -> Result<Self, BagError> {
+        Self::from_entries(&self.link, self.kind, (&self.local, &self.peer), generation, entries)
+    }
+
+    /// A bag from keys that [`Bag::entries`] gave somewhere else; `ends` is one's own name and the other's.
+    ///
+    /// # Errors
+    /// [`BagError::Name`], [`BagError::Entries`].
+    pub fn from_entries<T: AsRef<str>>(
+        link: &str,
+        kind: LinkKind,
+        ends: (&str, &str),
+        generation: u32,
+        entries: &[T],
+    ) -> Result<Self, BagError> {
+        for name in [link, ends.0, ends.1] {
+            if !valid_name(name) {
+                return Err(BagError::Name(name.to_owned()));
             }
         }
-        let (a, b) = (ends.0.to_owned(), ends.1.to_owned());
-        let first = Bag { link: link.to_owned(), kind, local: a.clone(), peer: b.clone(), generation, entries };
-        let second = Bag { local: b, peer: a, ..first.clone() };
-        Ok((first, second))
+        if ends.0 == ends.1 || generation == 0 {
+            return Err(BagError::Entries("both ends have the same name, or the generation is 0"));
+        }
+        let entries = parse_entries(entries).map_err(BagError::Entries)?;
+        let (local, peer) = (ends.0.to_owned(), ends.1.to_owned());
+        Ok(Self { link: link.to_owned(), kind, local, peer, generation, entries })
+    }
+
+    /// Its keys as text, entry by entry: 16 hex digits of the DES key and 64 of the seal key. As secret as the bag.
+    pub fn entries(&self) -> impl Iterator<Item = Zeroizing<String>> {
+        self.entries.iter().map(|entry| {
+            let mut text = Zeroizing::new(vec![0; 2 * ENTRY]);
+            hex::encode_to_slice(entry.des, &mut text[..16]).expect("16 digits are 8 bytes");
+            hex::encode_to_slice(entry.seal, &mut text[16..]).expect("64 digits are 32 bytes");
+            Zeroizing::new(std::str::from_utf8(&text).expect("hex is ASCII").to_owned())
+        })
     }
 
     /// The link's name, as in the greeting.
@@ -160,11 +228,24 @@ impl Bag {
 
     /// Reads a bag and checks every key.
     ///
+    /// A file that others than its owner may read is refused, except in `$CREDENTIALS_DIRECTORY`, where systemd grants
+    /// the service access by an ACL that shows in the mode of the group.
+    ///
     /// # Errors
-    /// [`BagError::Io`], [`BagError::Invalid`].
+    /// [`BagError::Io`], [`BagError::Mode`], [`BagError::Invalid`].
     pub fn load(path: &Path) -> Result<Self, BagError> {
-        let text = std::fs::read_to_string(path).map_err(|source| BagError::Io { path: path.into(), source })?;
-        let text = Zeroizing::new(text);
+        Self::load_beside(path, std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new))
+    }
+
+    fn load_beside(path: &Path, credentials: Option<&Path>) -> Result<Self, BagError> {
+        let io = |source| BagError::Io { path: path.into(), source };
+        let mut file = File::open(path).map_err(io)?;
+        let mode = file.metadata().map_err(io)?.mode() & 0o777;
+        if mode & 0o077 != 0 && credentials.is_none_or(|dir| path.parent() != Some(dir)) {
+            return Err(BagError::Mode { path: path.into(), mode });
+        }
+        let mut text = Zeroizing::new(String::new());
+        file.read_to_string(&mut text).map_err(io)?;
         Self::parse(&text).map_err(|why| BagError::Invalid { path: path.into(), why })
     }
 
@@ -177,7 +258,6 @@ impl Bag {
     }
 
     fn render(&self) -> Zeroizing<String> {
-        let line = |e: &Entry| format!("{}{}", hex::encode(e.des), hex::encode(e.seal));
         let mut stored = Stored {
             format: FORMAT.to_owned(),
             link: self.link.clone(),
@@ -185,7 +265,7 @@ impl Bag {
             local: self.local.clone(),
             peer: self.peer.clone(),
             generation: self.generation,
-            entries: self.entries.iter().map(line).collect(),
+            entries: self.entries().map(|text| text.to_string()).collect(),
         };
         let text = toml::to_string_pretty(&stored).expect("a struct of strings and numbers is TOML");
         stored.entries.zeroize();
@@ -194,7 +274,7 @@ impl Bag {
 
     fn parse(text: &str) -> Result<Self, &'static str> {
         let mut stored: Stored = toml::from_str(text).map_err(|_| "its fields are not those of a bag")?;
-        let entries = entries(&stored);
+        let entries = parse_entries(&stored.entries);
         stored.entries.zeroize();
         let entries = entries?;
         if stored.format != FORMAT {
@@ -211,14 +291,29 @@ impl Bag {
     }
 }
 
-fn entries(stored: &Stored) -> Result<Vec<Entry>, &'static str> {
-    if stored.entries.len() != ENTRIES {
+/// Keys for all entries of a bag.
+fn fresh() -> Result<Vec<Entry>, getrandom::Error> {
+    let mut entries: Vec<Entry> = Vec::with_capacity(ENTRIES);
+    while entries.len() < ENTRIES {
+        let mut entry = Entry { des: [0; 8], seal: [0; 32] };
+        getrandom::fill(&mut entry.des)?;
+        getrandom::fill(&mut entry.seal)?;
+        entry.des.iter_mut().for_each(|b| *b = odd(*b));
+        if usable(&entry, &entries).is_ok() {
+            entries.push(entry);
+        }
+    }
+    Ok(entries)
+}
+
+fn parse_entries<T: AsRef<str>>(texts: &[T]) -> Result<Vec<Entry>, &'static str> {
+    if texts.len() != ENTRIES {
         return Err("it does not have 128 entries");
     }
     let mut entries = Vec::with_capacity(ENTRIES);
-    for text in &stored.entries {
-        let mut bytes = Zeroizing::new([0u8; 40]);
-        hex::decode_to_slice(text, &mut *bytes).map_err(|_| "an entry is not hex of 40 bytes")?;
+    for text in texts {
+        let mut bytes = Zeroizing::new([0u8; ENTRY]);
+        hex::decode_to_slice(text.as_ref(), &mut *bytes).map_err(|_| "an entry is not hex of 40 bytes")?;
         let mut entry = Entry { des: [0; 8], seal: [0; 32] };
         entry.des.copy_from_slice(&bytes[..8]);
         entry.seal.copy_from_slice(&bytes[8..]);
@@ -291,6 +386,43 @@ mod tests {
         assert!(Bag::load(&path).unwrap() == a);
         assert!(a.save(&path).is_err(), "a bag is never overwritten");
         assert!(!format!("{a:?}").contains(&hex::encode(a.des_key(0))));
+    }
+
+    #[test]
+    fn a_bag_that_others_may_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.bag");
+        pair().0.save(&path).unwrap();
+        for mode in [0o640, 0o604, 0o620, 0o601, 0o644, 0o440] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(Bag::load(&path), Err(BagError::Mode { mode: m, .. }) if m == mode), "{mode:o}");
+            assert!(Bag::load_beside(&path, Some(dir.path())).is_ok(), "as a credential it may have mode {mode:o}");
+            assert!(Bag::load_beside(&path, Some(Path::new("/run/credentials"))).is_err(), "{mode:o}");
+        }
+        for mode in [0o600, 0o400] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(Bag::load(&path).is_ok(), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn generations_and_copies() {
+        let (a, b) = pair();
+        assert!(a.mirrored() == b && b.mirrored() == a);
+        let next = a.next().unwrap();
+        assert_eq!((next.generation(), next.link(), next.peer()), (4, a.link(), a.peer()));
+        assert!((0..ENTRIES).all(|i| next.des_key(i) != a.des_key(i) && next.seal_key(i) != a.seal_key(i)));
+        let mut entries: Vec<_> = next.entries().collect();
+        assert!(b.renewed(4, &entries).unwrap() == next.mirrored());
+        assert!(matches!(b.renewed(0, &entries), Err(BagError::Entries(_))));
+        entries.swap(0, 1);
+        entries[2] = entries[3].clone();
+        assert!(matches!(b.renewed(4, &entries), Err(BagError::Entries(_))));
+        entries.pop();
+        assert!(matches!(b.renewed(4, &entries), Err(BagError::Entries(_))));
+        let last = Bag::pair("l", LinkKind::WebDatabase, ("a", "b"), u32::MAX).unwrap().0;
+        assert!(matches!(last.next(), Err(BagError::Last(u32::MAX))));
     }
 
     #[test]

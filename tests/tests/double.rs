@@ -180,7 +180,7 @@ fn the_double_cannot_make_a_lease_or_do_what_is_not_the_web_machines() {
     let peers = [Role::Download, Role::Database].map(|role| {
         let machine = site.access().machine(role);
         let ports = Ports::new(machine.ports.0, machine.ports.1).unwrap();
-        Peer { name: machine.name.clone(), host: Some(machine.host.clone()), ports: Some(ports), via: None }
+        Peer { name: machine.name.clone(), host: Some(machine.host.clone()), ports: Some(ports), via: None, seal: true }
     });
     let client = Client::new(bags, peers).unwrap();
     let text = |s: &str| Text::new(s).unwrap();

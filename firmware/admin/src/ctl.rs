@@ -4,8 +4,10 @@
 //! value on standard output; messages and progress go to standard error.
 
 mod args;
+mod commlink;
 mod customers;
 mod flash;
+mod keys;
 mod leases;
 mod link;
 mod objects;
@@ -82,7 +84,8 @@ async fn run(args: Args) -> Result<(), CtlError> {
     let open = || link::Operator::open(site.as_deref(), operator.as_deref());
     match command {
         Command::Site { command } => site::run(command),
-        Command::Keys { command } => site::keys(command, json),
+        Command::Keys { command } => keys::run(site.as_deref(), operator.as_deref(), command, json).await,
+        Command::Commlink { command } => commlink::run(&open()?, command, json).await,
         Command::Object { command } => objects::run(&open()?, command, json).await,
         Command::Customer { command } => customers::customer(&open()?, command, json).await,
         Command::Entitlement { command } => customers::entitlement(&open()?, command, json).await,

@@ -12,6 +12,8 @@
 //! crate holds the clear [`greeting`] lines and the [prologue](greeting::prologue).
 #![no_std]
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod greeting;
 mod key;
 mod packet;

@@ -52,6 +52,35 @@
 //! that is not IV and whole blocks, wrong padding, a plaintext too long or without mark, a `+` packet without data, a
 //! message longer than allowed, the end of the stream within a message.
 //!
+//! A message of two packets, whichever way its bytes come:
+//! ```
+//! # use commlink_proto::{Decoder, Encoder, LineBuffer, MAX_DATA, PacketKey};
+//! # let key = PacketKey::new(&[0x13, 0x34, 0x57, 0x79, 0x9b, 0xbc, 0xdf, 0xf1]);
+//! let message = vec![b'm'; MAX_DATA + 1];
+//! let (mut encoder, mut line, mut wire) = (Encoder::new(&message), LineBuffer::new(), Vec::new());
+//! let mut vectors = 0_u64..;
+//! while encoder.next(&key, &vectors.next().unwrap().to_be_bytes(), &mut line) {
+//!     wire.extend_from_slice(&line);
+//! }
+//! assert_eq!(wire.iter().filter(|byte| **byte == b'\n').count(), 2);
+//! let (mut decoder, mut line, mut lengths) = (Decoder::new(key, 1 << 18), LineBuffer::new(), Vec::new());
+//! for piece in wire.chunks(1000) {
+//!     let mut piece = piece;
+//!     while !piece.is_empty() {
+//!         let (taken, fragment) = decoder.push(&mut line, piece)?;
+//!         lengths.extend(fragment.map(|fragment| (fragment.data.len(), fragment.last)));
+//!         piece = &piece[taken..];
+//!     }
+//! }
+//! assert_eq!(lengths, [(MAX_DATA, false), (1, true)]);
+//! # Ok::<(), commlink_proto::PacketError>(())
+//! ```
+//!
+//! # Without seal
+//! Where a link has `seal = false`, there is no greeting: the connection begins with the first line of the first message,
+//! under the newest generation that both ends hold by arrangement, and P is what each end knows by itself, so that address
+//! translation that changes it makes the link useless. There are no literals, and what is between two messages is nothing.
+//!
 //! # The greeting
 //! A sealed connection begins with two clear lines, 64 bytes each at most, CR LF included:
 //! ```text
@@ -60,6 +89,16 @@
 //! link       = 1 to 34 of a–z, 0–9, "-"
 //! P          = 1 to 65535, decimal, without leading zeros
 //! generation = 1 to 4294967295, decimal, without leading zeros
+//! ```
+//! ```
+//! use commlink_proto::greeting::{Answer, Hello};
+//! let hello = Hello::parse(b"FFS/2 download-database 7,6\r\n")?;
+//! assert_eq!((hello.link(), hello.generations()), ("download-database", &[7, 6][..]));
+//! assert_eq!(Answer { port: 50_001, generation: 7 }.line(), b"FFS/2 50001 7\r\n");
+//! for bad in [&b"FFS/2 x 6,7\r\n"[..], b"FFS/2 x 07\r\n", b"FFS/2 x 7\n", b"FFS/2 X 7\r\n", b"FFS/1 x 7\r\n"] {
+//!     assert!(Hello::parse(bad).is_err());
+//! }
+//! # Ok::<(), commlink_proto::greeting::GreetingError>(())
 //! ```
 //! Neither end sends anything behind its line before it has the other's; bytes behind a line are a breach. A server
 //! without that link, or without one of those generations, closes. The [prologue](crate::greeting::prologue) of the

@@ -61,18 +61,7 @@ impl Bags {
     /// # Errors
     /// [`BagsError`].
     pub fn load(dir: &Path) -> Result<Self, BagsError> {
-        let io = |source| BagsError::Io { path: dir.to_owned(), source };
-        let mut bags = Vec::new();
-        for entry in std::fs::read_dir(dir).map_err(io)? {
-            let path = entry.map_err(io)?.path();
-            if path.extension().is_some_and(|extension| extension == "bag") {
-                if bags.len() == MAX_BAGS {
-                    return Err(BagsError::Count(bags.len() + 1));
-                }
-                bags.push(Bag::load(&path)?);
-            }
-        }
-        Self::new(bags)
+        Self::new(read(dir)?.into_iter().map(|(_, bag)| bag))
     }
 
     /// These bags, in any order.
@@ -80,9 +69,14 @@ impl Bags {
     /// # Errors
     /// [`BagsError::Count`], [`BagsError::Link`] and [`BagsError::Peer`].
     pub fn new(bags: impl IntoIterator<Item = Bag>) -> Result<Self, BagsError> {
+        Self::shared(bags.into_iter().map(Arc::new))
+    }
+
+    /// The same, of bags that are in use already.
+    pub(crate) fn shared(bags: impl IntoIterator<Item = Arc<Bag>>) -> Result<Self, BagsError> {
         let mut links = BTreeMap::<String, Vec<Arc<Bag>>>::new();
         for bag in bags {
-            links.entry(bag.link().to_owned()).or_default().push(Arc::new(bag));
+            links.entry(bag.link().to_owned()).or_default().push(bag);
         }
         let count = links.values().map(Vec::len).sum();
         if !(1..=MAX_BAGS).contains(&count) {
@@ -119,6 +113,23 @@ impl Bags {
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Bag>> {
         self.links.values().flatten()
     }
+}
+
+/// Every `*.bag` of a folder, with its path.
+pub(crate) fn read(dir: &Path) -> Result<Vec<(PathBuf, Bag)>, BagsError> {
+    let io = |source| BagsError::Io { path: dir.to_owned(), source };
+    let mut bags = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension == "bag") {
+            if bags.len() == MAX_BAGS {
+                return Err(BagsError::Count(bags.len() + 1));
+            }
+            let bag = Bag::load(&path)?;
+            bags.push((path, bag));
+        }
+    }
+    Ok(bags)
 }
 
 #[cfg(test)]

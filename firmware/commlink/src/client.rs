@@ -1,29 +1,41 @@
 //! The client: finds its way to a machine, keeps connections for the next request, asks again after a break.
 
+mod backoff;
 mod pool;
+mod probe;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keys::{Bag, LinkKind};
 use serde::Deserialize;
 use thiserror::Error;
 use tobj::{Body, Message, Name, Reply, Request, RequestTag};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::Bags;
+use crate::channel::Channel;
 use crate::connection::{Connection, ConnectionError, Sent};
 use crate::dial::{self, DialError, Ports};
+use crate::keyring::Keyring;
 use crate::sealed::{self, SealError};
+use backoff::Backoff;
 use pool::Pool;
+
+pub use probe::Probe;
+pub(crate) use probe::now;
 
 /// How long an answer may take after the end of the request.
 pub const ANSWER: Duration = Duration::from_secs(30);
 
 /// The same for a request that waits for something to happen, or whose answer comes once much was made durable.
 pub const LONG_ANSWER: Duration = Duration::from_secs(180);
+
+/// How long a request is tried again where the peer is not reached or breaks off: as long as a daemon takes to start
+/// again. A try that has begun is finished.
+pub const FAILOVER: Duration = Duration::from_secs(5);
 
 /// What a session may run over.
 pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -47,6 +59,14 @@ pub struct Peer {
     /// The machine whose relay leads to it.
     #[serde(default)]
     pub via: Option<String>,
+    /// Whether the link is sealed. Without, the ports are those that the machine has for this link alone, see
+    /// [`channel`](crate::channel).
+    #[serde(default = "sealed_by_default")]
+    pub seal: bool,
+}
+
+fn sealed_by_default() -> bool {
+    true
 }
 
 /// Why a client was not made.
@@ -66,6 +86,9 @@ pub enum ClientError {
         /// Its relay.
         via: String,
     },
+    /// A link that must be sealed is not to be.
+    #[error("peer {0:?} has seal = false, which neither an operator's link nor one to or through a relay can have")]
+    Seal(String),
     /// Two of a name.
     #[error("peer {0:?} is there twice")]
     Twice(String),
@@ -114,6 +137,23 @@ pub enum CallError {
     Random(#[from] getrandom::Error),
 }
 
+impl CallError {
+    /// Whether it may be another thing in a moment.
+    fn passes(&self) -> bool {
+        match self {
+            Self::UnknownPeer(_) | Self::Request(_) | Self::Random(_) | Self::Late { .. } => false,
+            Self::Unreachable { source, .. } => !matches!(**source, ReachError::Busy),
+            Self::Broken { source, .. } => !matches!(
+                source,
+                ConnectionError::Source
+                    | ConnectionError::Random(_)
+                    | ConnectionError::Unsealed
+                    | ConnectionError::Unanswered(_)
+            ),
+        }
+    }
+}
+
 /// Why a machine was not reached.
 #[derive(Debug, Error)]
 pub enum ReachError {
@@ -136,7 +176,7 @@ pub enum ReachError {
 
 #[derive(Debug)]
 enum Route {
-    Direct { host: Arc<str>, ports: Ports },
+    Direct { host: Arc<str>, ports: Ports, seal: bool },
     Via(String),
 }
 
@@ -150,8 +190,9 @@ struct Destination {
 /// Asks other machines. Cheap to clone; clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Client {
-    bags: Arc<Bags>,
+    keyring: Keyring,
     destinations: Arc<BTreeMap<String, Destination>>,
+    failover: Duration,
 }
 
 impl Client {
@@ -159,14 +200,17 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub fn new(bags: Arc<Bags>, peers: impl IntoIterator<Item = Peer>) -> Result<Self, ClientError> {
+    pub fn new(keyring: impl Into<Keyring>, peers: impl IntoIterator<Item = Peer>) -> Result<Self, ClientError> {
+        let keyring = keyring.into();
         let mut destinations = BTreeMap::new();
-        for Peer { name, host, ports, via } in peers {
-            if bags.of_peer(&name).is_none() {
-                return Err(ClientError::NoBag(name));
+        for Peer { name, host, ports, via, seal } in peers {
+            let current = keyring.current();
+            let bag = current.of_peer(&name).and_then(<[_]>::first).ok_or_else(|| ClientError::NoBag(name.clone()))?;
+            if !seal && (bag.kind() == LinkKind::Operator || via.is_some()) {
+                return Err(ClientError::Seal(name));
             }
             let route = match (host, ports, via) {
-                (Some(host), Some(ports), None) => Route::Direct { host: host.into(), ports },
+                (Some(host), Some(ports), None) => Route::Direct { host: host.into(), ports, seal },
                 (None, None, Some(via)) => Route::Via(via),
                 _ => return Err(ClientError::Route(name)),
             };
@@ -177,19 +221,38 @@ impl Client {
         }
         for (name, destination) in &destinations {
             let Route::Via(via) = &destination.route else { continue };
-            if !matches!(destinations.get(via), Some(Destination { route: Route::Direct { .. }, .. })) {
-                return Err(ClientError::Via { peer: name.clone(), via: via.clone() });
+            match destinations.get(via).map(|relay| &relay.route) {
+                Some(Route::Direct { seal: true, .. }) => {}
+                Some(Route::Direct { seal: false, .. }) => return Err(ClientError::Seal(via.clone())),
+                _ => return Err(ClientError::Via { peer: name.clone(), via: via.clone() }),
             }
             if Name::new(name).is_err() {
                 return Err(ClientError::Name(name.clone()));
             }
         }
-        Ok(Self { bags, destinations: Arc::new(destinations) })
+        Ok(Self { keyring, destinations: Arc::new(destinations), failover: FAILOVER })
+    }
+
+    /// The same with another time in place of [`FAILOVER`].
+    #[must_use]
+    pub fn with_failover(self, failover: Duration) -> Self {
+        Self { failover, ..self }
     }
 
     /// The bags in use.
-    pub fn bags(&self) -> &Bags {
-        &self.bags
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// Whether the link to a peer has a seal.
+    pub fn is_sealed(&self, peer: &str) -> bool {
+        let route = self.destinations.get(peer).map(|destination| &destination.route);
+        !matches!(route, Some(Route::Direct { seal: false, .. }))
+    }
+
+    /// The machines whose links have none.
+    pub fn unsealed(&self) -> impl Iterator<Item = &str> {
+        self.destinations.keys().map(String::as_str).filter(|peer| !self.is_sealed(peer))
     }
 
     /// Whether there is a peer of this name.
@@ -238,43 +301,99 @@ impl Client {
         let to = self.destinations.get(peer).ok_or_else(|| CallError::UnknownPeer(peer.to_owned()))?;
         message.encode()?;
         let mut literal = Watched { source: literal, touched: false };
+        let mut backoff = Backoff::new(self.failover);
         let _permit = to.pool.permit().await.ok_or_else(|| unreachable(to, ReachError::Busy))?;
-        let mut broken = None;
-        for retry in [false, true] {
-            // What is idle may all have died with the peer; a second break must not come from there.
-            let idle = if retry { None } else { to.pool.take(|link| !link.session().is_over()) };
-            let mut link = match idle {
-                Some(link) => link,
-                None => self.reach(to).await.map_err(|error| unreachable(to, error))?,
-            };
-            match transact(&mut link, &message, &mut literal).await {
-                Ok(Some((reply, Sent::Whole))) => {
-                    to.pool.put(link);
-                    return Ok(reply);
-                }
-                // What was not sent of the literal would be taken for the next request.
-                Ok(Some((reply, Sent::Early))) => return Ok(reply),
-                // The answer may still come, and would be taken for that to the next request.
-                Ok(None) => return Err(CallError::Late { peer: peer.to_owned(), limit: limit(&message) }),
+        let mut idle = to.pool.take(|link| self.is_good(link));
+        loop {
+            let pooled = idle.is_some();
+            let (error, again) = match self.attempt(to, idle.take(), &message, &mut literal).await {
+                Ok(reply) => return Ok(reply),
                 Err(error) => {
-                    tracing::debug!(peer, retry, "a connection broke: {}", daemon::report(&error));
-                    to.pool.clear();
-                    let again = !literal.touched && !matches!(error, ConnectionError::Source);
-                    broken = Some(error);
-                    if !again {
-                        break;
-                    }
+                    let again = error.passes() && !literal.touched;
+                    (error, again)
                 }
+            };
+            if !again {
+                return Err(error);
+            }
+            tracing::debug!(peer, "to be tried again: {}", daemon::report(&error));
+            // What is idle may all have died with the peer, so that a new connection may well work at once.
+            to.pool.clear();
+            if !pooled {
+                let Some(pause) = backoff.next()? else { return Err(error) };
+                sleep(pause).await;
             }
         }
-        let source = broken.unwrap_or(ConnectionError::Ended);
-        Err(CallError::Broken { peer: peer.to_owned(), source })
+    }
+
+    /// One try, on this connection or a new one.
+    async fn attempt<R>(
+        &self,
+        to: &Destination,
+        idle: Option<Link>,
+        message: &Message,
+        literal: &mut Watched<'_, R>,
+    ) -> Result<Reply, CallError>
+    where
+        R: AsyncRead + Send + Unpin + ?Sized,
+    {
+        let mut link = match idle {
+            Some(link) => link,
+            None => self.reach(to).await.map_err(|error| unreachable(to, error))?,
+        };
+        match transact(&mut link, message, literal).await {
+            Ok(Some((reply, Sent::Whole))) => {
+                to.pool.put(link);
+                Ok(reply)
+            }
+            // What was not sent of the literal would be taken for the next request.
+            Ok(Some((reply, Sent::Early))) => Ok(reply),
+            // The answer may still come, and would be taken for that to the next request.
+            Ok(None) => Err(CallError::Late { peer: to.name.clone(), limit: limit(message) }),
+            Err(source) => Err(CallError::Broken { peer: to.name.clone(), source }),
+        }
+    }
+
+    /// Whether an idle connection may take another request.
+    fn is_good(&self, link: &Link) -> bool {
+        !link.session().is_over() && self.keyring.holds(link.session().bag())
+    }
+
+    /// Asks on a connection of its own, which it then ends; with the answer, the bag that was used.
+    pub(crate) async fn ask_anew(&self, peer: &str, request: Request) -> Result<(Reply, Arc<Bag>), CallError> {
+        let to = self.destinations.get(peer).ok_or_else(|| CallError::UnknownPeer(peer.to_owned()))?;
+        let message = Message::request(request)?;
+        let mut backoff = Backoff::new(self.failover);
+        loop {
+            let error = match self.ask_once(to, &message).await {
+                Err(error) if error.passes() => error,
+                other => return other,
+            };
+            let Some(pause) = backoff.next()? else { return Err(error) };
+            sleep(pause).await;
+        }
+    }
+
+    async fn ask_once(&self, to: &Destination, message: &Message) -> Result<(Reply, Arc<Bag>), CallError> {
+        let mut link = self.reach(to).await.map_err(|error| unreachable(to, error))?;
+        match transact(&mut link, message, &mut tokio::io::empty()).await {
+            Ok(Some((reply, _))) => {
+                let bag = link.session().bag().clone();
+                // The answer is here; whether the peer hears of the end is its own matter.
+                let _ = link.end().await;
+                Ok((reply, bag))
+            }
+            Ok(None) => Err(CallError::Late { peer: to.name.clone(), limit: limit(message) }),
+            Err(source) => Err(CallError::Broken { peer: to.name.clone(), source }),
+        }
     }
 
     /// A new connection, made of nothing that is pooled.
     async fn reach(&self, to: &Destination) -> Result<Link, ReachError> {
         match &to.route {
-            Route::Direct { host, ports } => self.reach_directly(to, host, *ports).await.map_err(ReachError::Direct),
+            Route::Direct { host, ports, seal } => {
+                self.reach_directly(to, host, *ports, *seal).await.map_err(ReachError::Direct)
+            }
             Route::Via(via) => Box::pin(self.reach_via(to, via)).await,
         }
     }
@@ -284,13 +403,20 @@ impl Client {
         to: &Destination,
         host: &Arc<str>,
         ports: Ports,
+        seal: bool,
     ) -> Result<Link, DialError<SealError>> {
         dial::dial(ports, |port| {
-            let (host, bags, peer) = (host.clone(), self.bags.clone(), to.name.clone());
+            let (host, bags, peer) = (host.clone(), self.keyring.current(), to.name.clone());
             async move {
                 let bags = bags.of_peer(&peer).ok_or_else(|| SealError::UnknownLink(peer.clone()))?;
-                let transport: Box<dyn Transport> = Box::new(dial::connect(&host, port).await?);
-                Ok(Connection::new(sealed::open(transport, bags).await?))
+                let stream = dial::connect(&host, port).await?;
+                let local = stream.local_addr()?.port();
+                let transport: Box<dyn Transport> = Box::new(stream);
+                if seal {
+                    return Ok(Connection::new(sealed::open(transport, bags).await?));
+                }
+                let newest = bags.first().ok_or_else(|| SealError::UnknownLink(peer.clone()))?;
+                Ok(Connection::new(Channel::unsealed(transport, newest.clone(), local)))
             }
         })
         .await
@@ -310,7 +436,8 @@ impl Client {
             Ok(None) => return Err(late()),
             Err(source) => return Err(failed(CallError::Broken { peer: via.to_owned(), source })),
         }
-        let bags = self.bags.of_peer(&to.name).unwrap_or_default();
+        let bags = self.keyring.current();
+        let bags = bags.of_peer(&to.name).unwrap_or_default();
         let transport: Box<dyn Transport> = Box::new(outer.into_stream());
         Ok(Connection::new(sealed::open(transport, bags).await.map_err(ReachError::Inside)?))
     }
@@ -338,13 +465,22 @@ async fn transact<R>(
 where
     R: AsyncRead + Unpin + ?Sized,
 {
-    link.send(request).await?;
+    let (is_sealed, port) = (link.session().is_sealed(), link.session().port());
+    if !is_sealed && request.literal.is_some() {
+        return Err(ConnectionError::Unsealed);
+    }
+    // Without seal, a peer for whom the keys are others can only close.
+    let failed = |error| match error {
+        ConnectionError::Io(_) | ConnectionError::Ended if !is_sealed => ConnectionError::Unanswered(port),
+        error => error,
+    };
+    link.send(request).await.map_err(failed)?;
     let sent = match request.literal {
         Some(n) => link.send_literal(literal, n).await?,
         None => Sent::Whole,
     };
     let Ok(answer) = timeout(limit(request), link.receive()).await else { return Ok(None) };
-    match answer?.ok_or(ConnectionError::Ended)? {
+    match answer.and_then(|answer| answer.ok_or(ConnectionError::Ended)).map_err(failed)? {
         Message { id, literal: None, body: Body::Reply(reply) } if id == request.id => Ok(Some((reply, sent))),
         _ => Err(ConnectionError::Mismatch),
     }

@@ -1,13 +1,15 @@
 //! The configuration of commlinkd.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use keys::LinkKind;
 use keys::site::Role;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::Bags;
 use crate::client::Peer;
 use crate::dial::Ports;
 use crate::relay::Target;
@@ -52,8 +54,15 @@ pub struct Config {
     pub listen: Vec<IpAddr>,
     /// The range of ports.
     pub ports: Ports,
-    /// The folder with the key bags.
+    /// The folder with the key bags that the machine came with; only read.
     pub bags: PathBuf,
+    /// The folder for those that come later; without it `$STATE_DIRECTORY` is used, and without either bags stay as they
+    /// are.
+    #[serde(default)]
+    pub state: Option<PathBuf>,
+    /// Links without seal that are served here, see [`channel`](crate::channel).
+    #[serde(default)]
+    pub unsealed: Vec<Unsealed>,
     /// The socket on which local daemons hand in what is for other machines. The label of a frame names the machine.
     pub socket: PathBuf,
     /// The users whose processes may do so.
@@ -66,6 +75,16 @@ pub struct Config {
     /// The peer to which download appliances are relayed; only on a web appliance.
     #[serde(default)]
     pub relay: Option<String>,
+}
+
+/// A link without seal, and the ports that it has for itself.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unsealed {
+    /// The link's name.
+    pub link: String,
+    /// Its range.
+    pub ports: Ports,
 }
 
 /// Where a local daemon answers.
@@ -87,6 +106,11 @@ pub enum ConfigError {
     /// The relay is not a direct peer, or this is not a web appliance.
     #[error("relay must be, on a web appliance, the name of a peer with host and ports")]
     Relay,
+    /// A link without seal that does not exist here or must have one, or whose ports are not its own.
+    #[error(
+        "link {0:?} cannot be without seal: it must be one of this machine's, not an operator's, with ports of its own"
+    )]
+    Unsealed(String),
     /// Nowhere to listen.
     #[error("listen must not be empty")]
     Listen,
@@ -116,6 +140,28 @@ impl Config {
         self.backends.get(ADMIND)
     }
 
+    /// The folder for bags that come later, if there is one.
+    pub fn state(&self) -> Option<PathBuf> {
+        // systemd gives several with colons between; we ask for one.
+        self.state.clone().or_else(|| std::env::var_os("STATE_DIRECTORY").map(PathBuf::from))
+    }
+
+    /// Checks the links without seal against the bags.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unsealed`].
+    pub fn check_unsealed(&self, bags: &Bags) -> Result<(), ConfigError> {
+        let mut taken: BTreeSet<u16> = self.ports.iter().collect();
+        for Unsealed { link, ports } in &self.unsealed {
+            let bag = bags.of_link(link).and_then(<[_]>::first);
+            let may = bag.is_some_and(|bag| bag.kind() != LinkKind::Operator);
+            if !may || !ports.iter().all(|port| taken.insert(port)) {
+                return Err(ConfigError::Unsealed(link.clone()));
+            }
+        }
+        Ok(())
+    }
+
     /// Where relayed connections go.
     ///
     /// # Errors
@@ -124,7 +170,7 @@ impl Config {
         let Some(name) = &self.relay else { return Ok(None) };
         let peer = self.peers.iter().find(|peer| peer.name == *name && self.role == Role::Web);
         match peer {
-            Some(Peer { host: Some(host), ports: Some(ports), .. }) => {
+            Some(Peer { host: Some(host), ports: Some(ports), seal: true, .. }) => {
                 Ok(Some(Target { name: name.clone(), host: host.as_str().into(), ports: *ports }))
             }
             _ => Err(ConfigError::Relay),

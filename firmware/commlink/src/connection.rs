@@ -1,4 +1,4 @@
-//! Messages over a sealed session: packets that hold Tobj text, and literals behind them.
+//! Messages over a sealed session (or none, see [`channel`](crate::channel)): packets that hold Tobj text, and literals behind them.
 //!
 //! A message is one Tobj, cut into packets of [`commlink_proto`] under the packet key of the connection. Where its
 //! `LITERAL` says n, exactly n raw bytes follow within the sealed session, outside of the packets. One transaction is
@@ -18,7 +18,8 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWri
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::sealed::{MAX_PLAIN, SealedStream, Session};
+use crate::channel::Channel;
+use crate::sealed::{MAX_PLAIN, Session};
 
 /// How long a message may take from its first byte to its last.
 pub const MESSAGE: Duration = Duration::from_secs(20);
@@ -29,6 +30,15 @@ pub const STALL: Duration = Duration::from_secs(60);
 /// Why a connection is of no more use. For our own log only.
 #[derive(Debug, Error)]
 pub enum ConnectionError {
+    /// The peer closed an unsealed connection without an answer.
+    #[error(
+        "the peer closed the unsealed connection from port {0} without an answer: either it holds other keys, or it saw \
+         another port, which address translation on the way makes so; then only a sealed link works"
+    )]
+    Unanswered(u16),
+    /// A message that only a sealed link carries.
+    #[error("this link has no seal, and without it there are no literals, relays or keys")]
+    Unsealed,
     /// The session failed or was breached.
     #[error("the sealed session failed")]
     Io(#[from] io::Error),
@@ -66,7 +76,7 @@ pub enum Sent {
 
 /// A connection under way, either end.
 pub struct Connection<S> {
-    stream: SealedStream<S>,
+    stream: Channel<S>,
     key: PacketKey,
     decoder: Decoder,
     line: Box<Zeroizing<LineBuffer>>,
@@ -82,7 +92,8 @@ impl<S> fmt::Debug for Connection<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Over a session that has just been opened.
-    pub fn new(stream: SealedStream<S>) -> Self {
+    pub fn new(stream: impl Into<Channel<S>>) -> Self {
+        let stream = stream.into();
         let key = stream.session().packet_key();
         let decoder = Decoder::new(key.clone(), tobj::MAX_BYTES);
         Self { stream, key, decoder, line: Box::default(), outgoing: Box::default() }
@@ -143,7 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// The `n` raw bytes behind the message that was just received.
-    pub fn literal(&mut self, n: u64) -> Take<&mut SealedStream<S>> {
+    pub fn literal(&mut self, n: u64) -> Take<&mut Channel<S>> {
         (&mut self.stream).take(n)
     }
 
@@ -225,7 +236,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// The session itself, where the connection becomes something else after a message. Nothing of it was read ahead.
-    pub fn into_stream(self) -> SealedStream<S> {
+    pub fn into_stream(self) -> Channel<S> {
         self.stream
     }
 

@@ -1,22 +1,25 @@
 //! The daemon: what comes in from the network goes to the role's daemon, what local daemons hand in goes to the network.
 
 mod backend;
+mod own;
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use daemon::ipc::Peers;
 use daemon::{Service, Shutdown, ipc, notify};
+use keys::Bag;
 use keys::site::Role;
 use tobj::{Body, Check, Fault, Message, Name, Reply, RequestTag, Text};
 use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::config::{ADMIND, Config};
+use crate::config::{ADMIND, Config, Unsealed};
 use crate::policy::{self, Opener};
-use crate::server::{self, DRAIN, Setup};
-use crate::{Bags, Client};
+use crate::server::{self, DRAIN, Door, Setup};
+use crate::{Client, Keyring};
 
 pub use backend::{Backend, BackendError};
 
@@ -29,13 +32,20 @@ pub async fn run(path: PathBuf, shutdown: Shutdown) -> Result<(), Box<dyn Error 
     if config.listen.is_empty() {
         return Err(crate::config::ConfigError::Listen.into());
     }
-    let bags = Bags::load(&config.bags)?;
-    for bag in bags.iter() {
+    let state = config.state();
+    let keyring = Keyring::open(&config.bags, state.as_deref())?;
+    for bag in keyring.current().iter() {
         tracing::info!(link = bag.link(), generation = bag.generation(), fingerprint = bag.fingerprint(), "a key bag");
     }
-    let listeners = server::bind(&config.listen, config.ports).await?;
+    config.check_unsealed(&keyring.current())?;
+    let sealed = server::bind(&config.listen, config.ports).await?;
+    let mut doors: Vec<_> = sealed.into_iter().map(|listener| (listener, Door::Sealed)).collect();
+    for Unsealed { link, ports } in &config.unsealed {
+        let door = Door::Unsealed(link.as_str().into());
+        doors.extend(server::bind(&config.listen, *ports).await?.into_iter().map(|listener| (listener, door.clone())));
+    }
     let local = ipc::bind(&config.socket)?;
-    serve(&config, bags, listeners, local, shutdown).await
+    serve(&config, keyring, doors, local, shutdown).await
 }
 
 /// The same with bags and listeners that are there already; the paths and ports of the configuration are not used.
@@ -44,28 +54,39 @@ pub async fn run(path: PathBuf, shutdown: Shutdown) -> Result<(), Box<dyn Error 
 /// When the configuration does not fit the bags, or a listener fails for good.
 pub async fn serve(
     config: &Config,
-    bags: Bags,
-    listeners: Vec<TcpListener>,
+    keyring: Keyring,
+    doors: Vec<(TcpListener, Door)>,
     local: UnixListener,
     shutdown: Shutdown,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    server::check_bags(&bags, config.role, &config.name)?;
-    let bags = Arc::new(bags);
-    let client = Client::new(bags.clone(), config.peers.clone())?;
+    server::check_bags(&keyring.current(), config.role, &config.name)?;
+    let client = Client::new(keyring.clone(), config.peers.clone())?;
+    let served = doors.iter().filter_map(|(_, door)| match door {
+        Door::Sealed => None,
+        Door::Unsealed(link) => Some(link.to_string()),
+    });
+    let current = keyring.current();
+    let called = client.unsealed().filter_map(|peer| Some(current.of_peer(peer)?.first()?.link().to_owned()));
+    let unsealed: BTreeSet<String> = served.chain(called).collect();
+    for link in &unsealed {
+        tracing::warn!(link, "this link has no seal: who is in between can alter and repeat what goes over it");
+    }
     let inbound = Inbound {
         name: Name::new(&config.name)?,
         role: config.role,
         daemon: Name::new(Config::daemon_of(config.role))?,
-        bags: bags.clone(),
+        client: client.clone(),
+        unsealed,
+        rotating: tokio::sync::Mutex::new(()),
         backend: config.backend()?.into(),
         admind: config.admind().map(Backend::from),
     };
-    let setup = Setup { role: config.role, bags, relay: config.relay_target()? };
+    let setup = Setup { role: config.role, keyring, relay: config.relay_target()? };
     let outbound = Outbound { client, role: config.role, shutdown: shutdown.clone() };
     notify::ready();
-    tracing::info!(name = config.name, role = config.role.as_str(), ports = listeners.len(), "commlinkd serves");
+    tracing::info!(name = config.name, role = config.role.as_str(), ports = doors.len(), "commlinkd serves");
     tokio::try_join!(
-        server::serve(listeners, setup, inbound, shutdown.clone()),
+        server::serve_doors(doors, setup, inbound, shutdown.clone()),
         ipc::serve(local, Peers::uids(&config.allow_uids), outbound, shutdown),
     )?;
     Ok(())
@@ -76,7 +97,11 @@ struct Inbound {
     name: Name,
     role: Role,
     daemon: Name,
-    bags: Arc<Bags>,
+    client: Client,
+    /// The links without seal.
+    unsealed: BTreeSet<String>,
+    /// Held while a bag is renewed, so that there is one who does it.
+    rotating: tokio::sync::Mutex<()>,
     backend: Backend,
     admind: Option<Backend>,
 }
@@ -96,12 +121,15 @@ impl Inbound {
     }
 
     /// What this daemon has to say to a `STATUS`.
-    fn checks(&self) -> impl Iterator<Item = Check> {
-        self.bags.iter().filter_map(|bag| {
-            let detail = format!("generation {}, fingerprint {}, sealed", bag.generation(), bag.fingerprint());
+    fn checks(&self) -> Vec<Check> {
+        let check = |bag: &Arc<Bag>| {
+            let sealed = !self.unsealed.contains(bag.link());
+            let seal = if sealed { "sealed" } else { "NOT SEALED: who is in between can alter and repeat requests" };
+            let detail = format!("generation {}, fingerprint {}, {seal}", bag.generation(), bag.fingerprint());
             let name = format!("bag-{}-{}", bag.link(), bag.generation());
-            Some(Check { name: Name::new(&name).ok()?, healthy: true, detail: Text::lossy(&detail) })
-        })
+            Some(Check { name: Name::new(&name).ok()?, healthy: sealed, detail: Text::lossy(&detail) })
+        };
+        self.client.keyring().current().iter().filter_map(check).collect()
     }
 
     /// How this machine is: what its daemons say, and whether they say something.
@@ -130,6 +158,9 @@ fn down(daemon: &str) -> Vec<Check> {
 
 impl Service for Inbound {
     async fn call(&self, from: &str, request: Message, literal: &mut (dyn AsyncRead + Send + Unpin)) -> Message {
+        if let Some(reply) = self.own(from, &request).await {
+            return request.reply(reply);
+        }
         let id = request.id;
         let tag = match &request.body {
             Body::Request(body) => body.tag(),
@@ -176,13 +207,13 @@ impl Outbound {
 
     /// Whether the other machine would answer this at all.
     fn allowed(&self, to: &str, request: RequestTag) -> bool {
-        let bag = self.client.bags().of_peer(to).and_then(<[_]>::first);
-        let Some(kind) = bag.map(|bag| bag.kind()) else { return false };
-        // A relay is not something to ask for, but a way that the client finds by itself.
+        let current = self.client.keyring().current();
+        let Some(kind) = current.of_peer(to).and_then(<[_]>::first).map(|bag| bag.kind()) else { return false };
+        // Neither relays nor keys are something to ask for: the first is a way that the client finds by itself, the
+        // second are the commlink's own.
+        let own = matches!(request, RequestTag::Relay | RequestTag::BagRenew | RequestTag::BagRetire);
         match policy::across(kind, self.role) {
-            Some(Opener::Machine(asked)) if request != RequestTag::Relay => {
-                policy::allows(kind, Opener::Machine(self.role), asked, request)
-            }
+            Some(Opener::Machine(asked)) if !own => policy::allows(kind, Opener::Machine(self.role), asked, request),
             _ => false,
         }
     }

@@ -1,6 +1,8 @@
 //! What may be asked, and by whom.
 //!
-//! The one table of it: a row for each kind of link and each end that may open a connection on it. What is not in a row
+//! Of each link between machines only one end renews the bag, so that the two can never make the same generation apart.
+//!
+//! The one table of it: rows for each kind of link and each end that may open a connection on it. What is not in a row
 //! is denied. The server asks it for every request that comes in; the client asks it too before it sends one for a
 //! local daemon.
 
@@ -33,22 +35,34 @@ pub struct Row {
 use Opener::{Machine, Operator};
 use RequestTag as Tag;
 
+/// What the commlink of every machine answers operators by itself.
+const COMMLINK: &[RequestTag] =
+    &[Tag::Probe, Tag::BagRenew, Tag::BagRetire, Tag::BagAdd, Tag::BagRevoke, Tag::KeysRotate];
+
 /// The table.
 pub const TABLE: &[Row] = &[
     Row {
         kind: LinkKind::WebDatabase,
         opener: Machine(Role::Web),
         asked: Role::Database,
-        requests: &[Tag::Login, Tag::Logout, Tag::Catalogue, Tag::Grant],
+        requests: &[Tag::Login, Tag::Logout, Tag::Catalogue, Tag::Grant, Tag::BagRenew, Tag::BagRetire],
     },
-    Row { kind: LinkKind::WebDownload, opener: Machine(Role::Web), asked: Role::Download, requests: &[Tag::Stage] },
+    Row {
+        kind: LinkKind::WebDownload,
+        opener: Machine(Role::Web),
+        asked: Role::Download,
+        requests: &[Tag::Stage, Tag::BagRenew, Tag::BagRetire],
+    },
     Row { kind: LinkKind::WebDownload, opener: Machine(Role::Download), asked: Role::Web, requests: &[Tag::Relay] },
     Row {
         kind: LinkKind::DownloadDatabase,
         opener: Machine(Role::Download),
         asked: Role::Database,
-        requests: &[Tag::LoginCheck, Tag::Audit, Tag::WaitRevocations],
+        requests: &[Tag::LoginCheck, Tag::Audit, Tag::WaitRevocations, Tag::BagRenew, Tag::BagRetire],
     },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Download, requests: COMMLINK },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Web, requests: COMMLINK },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Database, requests: COMMLINK },
     Row {
         kind: LinkKind::Operator,
         opener: Operator,
@@ -155,6 +169,12 @@ pub fn waits(request: RequestTag) -> bool {
     matches!(request, Tag::WaitRevocations)
 }
 
+/// Whether this request is one for sealed links only: raw bytes follow it, or keys are in it or made by it.
+pub fn needs_seal(request: RequestTag) -> bool {
+    let keys = matches!(request, Tag::BagRenew | Tag::BagRetire | Tag::BagAdd | Tag::BagRevoke | Tag::KeysRotate);
+    keys || request == Tag::Relay || takes_literal(request)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,7 +186,19 @@ mod tests {
     /// The table once more, written the other way round: for each request all that may ask it, by link, opener, asked.
     fn askers(tag: RequestTag) -> &'static [&'static str] {
         match tag {
+            Tag::BagRenew | Tag::BagRetire => &[
+                "operator operator web",
+                "operator operator download",
+                "operator operator database",
+                "web-database web database",
+                "web-download web download",
+                "download-database download database",
+            ],
             Tag::Status
+            | Tag::Probe
+            | Tag::BagAdd
+            | Tag::BagRevoke
+            | Tag::KeysRotate
             | Tag::UpdatePush
             | Tag::UpdateStatus
             | Tag::UpdateConfirm

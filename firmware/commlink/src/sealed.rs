@@ -16,6 +16,53 @@
 //! - A record that does not open, a length below 16 and an end of the transport without the empty record are breaches:
 //!   the session is over, and nothing is said about why.
 //!
+//! # An example
+//! With the pre-shared key of 32 bytes `53` (hex, as all of these), ephemeral keys of 32 bytes `11` and `22` and the rest as in
+//! `tests/vectors/v1/sealed-session.json`, which has every byte of both directions, a session begins so:
+//! ```
+//! use commlink_proto::greeting::{Answer, Hello, prologue};
+//! let hello = Hello::parse(b"FFS/2 web-database 2,1\r\n")?;
+//! let answer = Answer::parse(b"FFS/2 50001 2\r\n")?;
+//! let prologue = prologue(&hello, &answer, "web", "database")?;
+//! assert_eq!(&prologue[22 + 15..], b"\0\x03web\0\x08database");
+//! # Ok::<(), commlink_proto::greeting::GreetingError>(())
+//! ```
+//! and over a transport of any kind:
+//! ```
+//! # use std::sync::Arc;
+//! use commlink::{Bags, sealed};
+//! use keys::{Bag, LinkKind};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+//! let (web, database) = Bag::pair("web-database", LinkKind::WebDatabase, ("web", "database"), 1)?;
+//! let (here, there) = tokio::io::duplex(4096);
+//! let (offered, held) = ([Arc::new(web)], Bags::new([database])?);
+//! let (client, server) = tokio::join!(sealed::open(here, &offered), sealed::accept(there, 50_001, &held));
+//! let (mut client, mut server) = (client?, server?);
+//! client.write_all(b"hello").await?;
+//! client.shutdown().await?;
+//! let mut heard = Vec::new();
+//! server.read_to_end(&mut heard).await?;
+//! assert_eq!(heard, b"hello");
+//! assert_eq!((server.session().port(), server.session().index()), (50_001, 50_001 % 128));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Limits
+//! | limit | value |
+//! |---|---|
+//! | greeting and handshake together ([`HANDSHAKE`]) | 10 s |
+//! | first request after them, the same again | 10 s |
+//! | a message from its first byte to its last ([`MESSAGE`](crate::connection::MESSAGE)) | 20 s |
+//! | between requests ([`IDLE`](crate::server::IDLE)) | 120 s |
+//! | a literal that stands still ([`STALL`](crate::connection::STALL)) | 60 s |
+//! | a session; what is under way is finished first ([`MAX_SESSION`]) | 1 h |
+//! | connections before their first request, in all and from one address | 256, 128 |
+//! | connections after it, in all and of one link | 512, 128 |
+//! | plaintext of a record ([`MAX_PLAIN`]) | 65519 bytes |
+//!
 //! # States
 //! ```text
 //! client: hello sent ─ answer ─▶ e sent ─ e, ee ─▶ open ─▶ ended | failed
@@ -24,9 +71,13 @@
 //! A message recorded from an earlier session can bring a server to `open`, but not open a record there, since the
 //! server's key is new: so nothing is done before the first record has opened.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod handshake;
 mod record;
 mod stream;
+#[cfg(test)]
+mod vectors;
 
 use std::fmt;
 use std::io;
@@ -88,11 +139,22 @@ pub struct Session {
     bag: Arc<Bag>,
     port: u16,
     opened: Instant,
+    sealed: bool,
 }
 
 impl Session {
     pub(crate) fn new(bag: Arc<Bag>, port: u16) -> Self {
-        Self { bag, port, opened: Instant::now() }
+        Self { bag, port, opened: Instant::now(), sealed: true }
+    }
+
+    /// Of a connection without seal.
+    pub(crate) fn unsealed(bag: Arc<Bag>, port: u16) -> Self {
+        Self { sealed: false, ..Self::new(bag, port) }
+    }
+
+    /// Whether it is a Noise session; without, there are only the packets of the document's own protocol.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
     }
 
     /// The bag in use. Its [`Bag::peer`] is who is at the other end.
@@ -128,6 +190,7 @@ impl fmt::Debug for Session {
             .field("peer", &self.bag.peer())
             .field("generation", &self.bag.generation())
             .field("port", &self.port)
+            .field("sealed", &self.sealed)
             .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,7 @@
 //! The server: accepts sealed connections and answers what the [table](crate::policy) allows.
 
 mod limits;
+mod own;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -8,18 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{Service, Shutdown};
-use keys::LinkKind;
 use keys::site::Role;
+use keys::{Bag, LinkKind};
 use thiserror::Error;
 use tobj::{Body, Fault, Message, Reply, Request};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use crate::channel::Channel;
 use crate::connection::{Connection, ConnectionError, STALL};
 use crate::dial::{self, Ports};
+use crate::keyring::Keyring;
 use crate::policy::{self, Opener};
 use crate::relay::{self, MAX_RELAYS, Target};
 use crate::sealed::{self, HANDSHAKE, SealError};
@@ -44,9 +47,18 @@ pub struct Setup {
     /// The role of this machine.
     pub role: Role,
     /// Its bags.
-    pub bags: Arc<Bags>,
+    pub keyring: Keyring,
     /// Where relayed connections go; none on machines that do not relay.
     pub relay: Option<Target>,
+}
+
+/// What is at a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// All sealed links.
+    Sealed,
+    /// One link without seal.
+    Unsealed(Arc<str>),
 }
 
 /// Why a connection was ended by us. For our own log only.
@@ -56,6 +68,20 @@ enum Breach {
     Seal(#[from] SealError),
     #[error("the connection failed")]
     Connection(#[from] ConnectionError),
+    #[error(
+        "an unsealed connection of link {link:?} from port {port} is not understood: the peer holds other keys, or address \
+         translation on the way changed its port"
+    )]
+    Unsealed {
+        link: String,
+        port: u16,
+        #[source]
+        source: ConnectionError,
+    },
+    #[error("no bag for link {0:?}")]
+    NoBag(String),
+    #[error("the bag was given up while the session was being opened")]
+    GivenUp,
     #[error("no request within {HANDSHAKE:?} of the connection")]
     Silent,
     #[error("pushed out by newer connections before it was through its handshake")]
@@ -97,6 +123,15 @@ pub async fn bind(addresses: &[IpAddr], ports: Ports) -> io::Result<Vec<TcpListe
     Ok(listeners)
 }
 
+/// The server apart from its listeners.
+pub struct Server<S>(Arc<Shared<S>>);
+
+impl<S> Clone for Server<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
 struct Shared<S> {
     setup: Setup,
     service: S,
@@ -106,10 +141,10 @@ struct Shared<S> {
     shutdown: Shutdown,
 }
 
-/// Serves until the shutdown; transactions under way then are finished first, for up to [`DRAIN`].
+/// Serves sealed links until the shutdown; transactions under way then are finished first, for up to [`DRAIN`].
 ///
-/// `service` answers every request that the table allows, except `RELAY`, which is the server's own. What it says of a
-/// fault in words goes to operators only.
+/// `service` answers every request that the table allows, except `RELAY`, `PROBE` and those about the bag of the link
+/// itself, which are the server's own. What it says of a fault in words goes to operators only.
 ///
 /// # Errors
 /// When a listener fails for good.
@@ -119,18 +154,25 @@ pub async fn serve<S: Service>(
     service: S,
     shutdown: Shutdown,
 ) -> io::Result<()> {
-    let shared = Arc::new(Shared {
-        setup,
-        service,
-        half_open: HalfOpen::default(),
-        links: Links::default(),
-        relays: Arc::new(Semaphore::new(MAX_RELAYS)),
-        shutdown: shutdown.clone(),
-    });
+    serve_doors(listeners.into_iter().map(|listener| (listener, Door::Sealed)).collect(), setup, service, shutdown)
+        .await
+}
+
+/// The same with links that have no seal beside them, each with listeners of its own.
+///
+/// # Errors
+/// When a listener fails for good.
+pub async fn serve_doors<S: Service>(
+    doors: Vec<(TcpListener, Door)>,
+    setup: Setup,
+    service: S,
+    shutdown: Shutdown,
+) -> io::Result<()> {
+    let server = Server::new(setup, service, shutdown);
     let connections = TaskTracker::new();
     let mut accepting = tokio::task::JoinSet::new();
-    for listener in listeners {
-        accepting.spawn(accept(listener, shared.clone(), connections.clone()));
+    for (listener, door) in doors {
+        accepting.spawn(accept(listener, door, server.clone(), connections.clone()));
     }
     let mut outcome = Ok(());
     while let Some(ended) = accepting.join_next().await {
@@ -147,10 +189,15 @@ pub async fn serve<S: Service>(
     outcome
 }
 
-async fn accept<S: Service>(listener: TcpListener, shared: Arc<Shared<S>>, connections: TaskTracker) -> io::Result<()> {
+async fn accept<S: Service>(
+    listener: TcpListener,
+    door: Door,
+    server: Server<S>,
+    connections: TaskTracker,
+) -> io::Result<()> {
     loop {
         let (stream, peer) = tokio::select! {
-            () = shared.shutdown.wait() => return Ok(()),
+            () = server.0.shutdown.wait() => return Ok(()),
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) if daemon::ipc::passing(&error) => {
@@ -161,36 +208,89 @@ async fn accept<S: Service>(listener: TcpListener, shared: Arc<Shared<S>>, conne
                 Err(error) => return Err(error),
             },
         };
-        let shared = shared.clone();
+        let (server, door) = (server.clone(), door.clone());
         connections.spawn(async move {
-            if let Err(error) = attend(&shared, stream, peer).await {
-                tracing::warn!(%peer, "a connection was closed: {}", daemon::report(&error));
+            if let Err(error) = dial::tune(&stream) {
+                tracing::warn!(%peer, %error, "a connection could not be tuned");
+                return;
             }
+            server.attend(stream, peer, &door).await;
         });
     }
 }
 
-async fn attend<S: Service>(shared: &Shared<S>, stream: TcpStream, peer: SocketAddr) -> Result<(), Breach> {
-    let place = shared.half_open.enter(peer.ip());
-    let opening = async {
-        dial::tune(&stream).map_err(SealError::from)?;
-        let mut connection = Connection::new(sealed::accept(stream, peer.port(), &shared.setup.bags).await?);
-        // Only with the first record is it certain that the peer holds the key now, not once.
-        let first = timeout(HANDSHAKE, connection.receive()).await.map_err(|_| Breach::Silent)??;
-        Ok::<_, Breach>((connection, first))
-    };
-    let (connection, first) = tokio::select! {
-        () = shared.shutdown.wait() => return Ok(()),
-        () = place.evicted() => return Err(Breach::Evicted),
-        opened = opening => opened?,
-    };
-    drop(place);
-    let bag = connection.session().bag().clone();
-    let opener = policy::across(bag.kind(), shared.setup.role).ok_or(Breach::Kind)?;
-    let _entered = shared.links.enter(bag.link()).ok_or(Breach::TooMany)?;
-    tracing::debug!(%peer, session = ?connection.session(), "a session is open");
-    let asking = Asking { shared, kind: bag.kind(), opener, from: bag.peer(), peer };
-    asking.transactions(connection, first).await
+impl<S: Service> Server<S> {
+    /// A server without listeners.
+    pub fn new(setup: Setup, service: S, shutdown: Shutdown) -> Self {
+        Self(Arc::new(Shared {
+            setup,
+            service,
+            half_open: HalfOpen::default(),
+            links: Links::default(),
+            relays: Arc::new(Semaphore::new(MAX_RELAYS)),
+            shutdown,
+        }))
+    }
+
+    /// Serves one connection until its end, whichever way it came. `peer` is its address as the transport knows it.
+    pub async fn attend<T>(&self, io: T, peer: SocketAddr, door: &Door)
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        if let Err(error) = self.0.attend(io, peer, door).await {
+            tracing::warn!(%peer, "a connection was closed: {}", daemon::report(&error));
+        }
+    }
+}
+
+impl<S: Service> Shared<S> {
+    async fn attend<T>(&self, io: T, peer: SocketAddr, door: &Door) -> Result<(), Breach>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let place = self.half_open.enter(peer.ip());
+        let opening = async {
+            let mut connection = Connection::new(self.channel(io, peer.port(), door).await?);
+            // Only with the first record is it certain that the peer holds the key now, not once.
+            let first = timeout(HANDSHAKE, connection.receive()).await.map_err(|_| Breach::Silent)?;
+            match (first, door) {
+                (Err(source), Door::Unsealed(link)) => {
+                    Err(Breach::Unsealed { link: link.to_string(), port: peer.port(), source })
+                }
+                (first, _) => Ok((connection, first?)),
+            }
+        };
+        let (connection, first) = tokio::select! {
+            () = self.shutdown.wait() => return Ok(()),
+            () = place.evicted() => return Err(Breach::Evicted),
+            opened = opening => opened?,
+        };
+        drop(place);
+        let bag = connection.session().bag().clone();
+        let opener = policy::across(bag.kind(), self.setup.role).ok_or(Breach::Kind)?;
+        // Given up while this one was opening.
+        if !self.setup.keyring.holds(&bag) {
+            return Err(Breach::GivenUp);
+        }
+        let _entered = self.links.enter(bag.link()).ok_or(Breach::TooMany)?;
+        tracing::debug!(%peer, session = ?connection.session(), "a session is open");
+        let asking = Asking { shared: self, kind: bag.kind(), opener, from: bag.peer(), peer, bag: &bag };
+        asking.transactions(connection, first).await
+    }
+
+    async fn channel<T>(&self, io: T, port: u16, door: &Door) -> Result<Channel<T>, Breach>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let bags = self.setup.keyring.current();
+        match door {
+            Door::Sealed => Ok(sealed::accept(io, port, &bags).await?.into()),
+            Door::Unsealed(link) => {
+                let bag = bags.of_link(link).and_then(<[_]>::first).ok_or_else(|| Breach::NoBag(link.to_string()))?;
+                Ok(Channel::unsealed(io, bag.clone(), port))
+            }
+        }
+    }
 }
 
 /// What a transaction leaves the connection as.
@@ -210,10 +310,15 @@ struct Asking<'a, S> {
     opener: Opener,
     from: &'a str,
     peer: SocketAddr,
+    bag: &'a Arc<Bag>,
 }
 
 impl<S: Service> Asking<'_, S> {
-    async fn transactions(&self, mut connection: Connection<TcpStream>, first: Option<Message>) -> Result<(), Breach> {
+    async fn transactions<T>(&self, mut connection: Connection<T>, first: Option<Message>) -> Result<(), Breach>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let keyring = &self.shared.setup.keyring;
         let mut next = first;
         while let Some(message) = next {
             match self.transaction(&mut connection, message).await? {
@@ -224,11 +329,12 @@ impl<S: Service> Asking<'_, S> {
                     return Ok(());
                 }
             }
-            if connection.session().is_over() {
+            if connection.session().is_over() || !keyring.holds(self.bag) {
                 break;
             }
             next = tokio::select! {
                 () = self.shared.shutdown.wait() => None,
+                () = keyring.released(self.bag) => None,
                 received = timeout(IDLE, connection.receive()) => match received {
                     Ok(received) => received?,
                     Err(_) => None,
@@ -240,13 +346,19 @@ impl<S: Service> Asking<'_, S> {
         Ok(())
     }
 
-    async fn transaction(&self, connection: &mut Connection<TcpStream>, message: Message) -> Result<Next, Breach> {
+    async fn transaction<T>(&self, connection: &mut Connection<T>, message: Message) -> Result<Next, Breach>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin,
+    {
         let Body::Request(request) = &message.body else { return Err(Breach::NotARequest) };
         let tag = request.tag();
         let literal = message.literal.unwrap_or(0);
         let refuse = |fault| (message.fault(fault), if literal > 0 { Next::Unread } else { Next::Ready });
         let (reply, next) = if !policy::allows(self.kind, self.opener, self.shared.setup.role, tag) {
             tracing::warn!(peer = %self.peer, from = self.from, %tag, "a request outside of what the link allows was denied");
+            refuse(Fault::Denied)
+        } else if !connection.session().is_sealed() && policy::needs_seal(tag) {
+            tracing::warn!(peer = %self.peer, from = self.from, %tag, "a request that needs a seal was denied on a link without");
             refuse(Fault::Denied)
         } else if message.literal.is_some() != policy::takes_literal(tag) {
             tracing::warn!(peer = %self.peer, from = self.from, %tag, "a literal that the request has not, or lacks");
@@ -256,6 +368,8 @@ impl<S: Service> Asking<'_, S> {
                 Ok((inner, permit)) => (message.reply(Reply::Done {}), Next::Joined(inner, permit)),
                 Err(fault) => refuse(fault),
             }
+        } else if let Some(reply) = self.own(request).await {
+            (message.reply(reply), Next::Ready)
         } else {
             let id = message.id;
             let mut body = Stall::new(connection.literal(literal), STALL);
@@ -304,10 +418,19 @@ impl<S: Service> Asking<'_, S> {
         }
     }
 
-    async fn join(&self, connection: Connection<TcpStream>, mut inner: TcpStream) {
+    async fn join<T>(&self, connection: Connection<T>, mut inner: TcpStream)
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin,
+    {
         let mut outer = connection.into_stream();
+        // Where the keys of the outer session are given up, the inner one has some time for what is under way.
+        let released = async {
+            self.shared.setup.keyring.released(self.bag).await;
+            tokio::time::sleep(DRAIN).await;
+        };
         tokio::select! {
             () = self.shared.shutdown.wait() => {}
+            () = released => {}
             joined = relay::join(&mut outer, &mut inner) => match joined {
                 Ok((up, down)) => tracing::debug!(from = self.from, up, down, "a relayed connection has ended"),
                 Err(error) => tracing::info!(from = self.from, %error, "a relayed connection broke"),
@@ -317,7 +440,10 @@ impl<S: Service> Asking<'_, S> {
 
     /// Ends a connection on which the peer may still be sending, in a way that lets it see the answer: closing a socket
     /// with unread bytes would make the kernel reset it, and the answer might be lost.
-    async fn linger(&self, mut connection: Connection<TcpStream>) -> Result<(), Breach> {
+    async fn linger<T>(&self, mut connection: Connection<T>) -> Result<(), Breach>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin,
+    {
         let discard = async {
             if connection.end().await.is_ok() {
                 let mut piece = vec![0; 64 * 1024];

@@ -76,7 +76,7 @@ async fn an_operator_reaches_a_daemon_that_runs_by_its_files() {
         let bags = Bags::load(&site.join("operators/alice/bags")).unwrap();
         for host in ["127.0.0.1", "::1"] {
             let peer = commlink::Peer { host: Some(host.into()), ..direct("database", ports) };
-            let operator = commlink::Client::new(bags.clone().into(), [peer]).unwrap();
+            let operator = commlink::Client::new(bags.clone(), [peer]).unwrap();
             let reply = operator.call("database", Request::CustomerList { offset: 0 }).await.unwrap();
             assert_eq!(reply, Reply::Done {});
         }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use commlink::config::Config;
 use commlink::dial::Ports;
 use commlink::endpoint;
+use commlink::server::Door;
 use common::*;
 use daemon::ipc::{self, Peers};
 use daemon::{Shutdown, Trigger};
@@ -32,6 +33,8 @@ struct Settings<'a> {
     uid: u32,
     allow: u32,
     backend: bool,
+    /// What is at the second port.
+    second: Door,
 }
 
 fn me() -> u32 {
@@ -39,7 +42,7 @@ fn me() -> u32 {
 }
 
 fn settings(role: Role, bags: &[Bag], extra: String) -> Settings<'_> {
-    Settings { role, bags, extra, uid: me(), allow: me(), backend: true }
+    Settings { role, bags, extra, uid: me(), allow: me(), backend: true, second: Door::Sealed }
 }
 
 async fn machine(dir: &Path, settings: Settings<'_>) -> Machine {
@@ -48,7 +51,7 @@ async fn machine(dir: &Path, settings: Settings<'_>) -> Machine {
 }
 
 fn machine_on(dir: &Path, settings: Settings<'_>, sockets: Vec<TcpListener>, ports: Ports) -> Machine {
-    let Settings { role, bags, extra, uid, allow, backend } = settings;
+    let Settings { role, bags, extra, uid, allow, backend, second } = settings;
     let name = role.as_str();
     let daemon = Config::daemon_of(role);
     let (socket, out) = (dir.join(format!("{name}.sock")), dir.join(format!("{name}.out")));
@@ -71,7 +74,8 @@ fn machine_on(dir: &Path, settings: Settings<'_>, sockets: Vec<TcpListener>, por
     let local = ipc::bind(&out).unwrap();
     let bags = commlink::Bags::new(bags.to_vec()).unwrap();
     let task = tokio::spawn(async move {
-        endpoint::serve(&config, bags, sockets, local, shutdown).await.unwrap();
+        let doors = sockets.into_iter().zip([Door::Sealed, second]).collect();
+        endpoint::serve(&config, bags.into(), doors, local, shutdown).await.unwrap();
     });
     Machine { recorder, out, ports, trigger, task }
 }
@@ -150,6 +154,44 @@ async fn operators_reach_the_daemon_with_literals_and_see_the_bags() {
         assert!(checks[2].detail.as_str().contains(&fingerprint), "{checks:?}");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_link_without_seal_is_told_as_unhealthy_by_both_ends() {
+    within(async {
+        let (dir, site) = (tempfile::tempdir().unwrap(), site());
+        let unsealed = Settings {
+            second: Door::Unsealed("web-database".into()),
+            ..settings(Role::Database, &site.database, String::new())
+        };
+        let database = machine(dir.path(), unsealed).await;
+        let second = database.ports.iter().nth(1).unwrap();
+        let extra = peer("database", Ports::new(second, second).unwrap()) + "seal = false\n";
+        let web = machine(dir.path(), settings(Role::Web, &site.web, extra)).await;
+        let reply = ipc::Client::new(&web.out).call("database", login("alice", "x")).await.unwrap();
+        assert_eq!(reply, Reply::Verified { customer: Name::new("alice").unwrap() });
+        for (name, of) in [("web", &web), ("database", &database)] {
+            let first = of.ports.iter().next().unwrap();
+            let operator = client(&site.operator, [direct(name, Ports::new(first, first).unwrap())]);
+            let Reply::StatusReport { checks, .. } = operator.call(name, Request::Status {}).await.unwrap() else {
+                panic!("a report");
+            };
+            let unhealthy: Vec<&str> = checks.iter().filter(|c| !c.healthy).map(|c| c.name.as_str()).collect();
+            assert_eq!(unhealthy, ["bag-web-database-1"], "{name}");
+            let check = checks.iter().find(|check| !check.healthy).unwrap();
+            assert!(check.detail.as_str().contains("NOT SEALED"), "{check:?}");
+            let rotate = Request::KeysRotate { peer: Name::new("database").unwrap() };
+            assert!(name == "database" || is_fault(&operator.call(name, rotate).await.unwrap(), Fault::Unavailable));
+        }
+        assert!(!operator_at(&site, "database", second).await, "an operator's link is not served there");
+    })
+    .await;
+}
+
+/// Whether an operator is served at a port.
+async fn operator_at(site: &Site, name: &str, port: u16) -> bool {
+    let operator = client(&site.operator, [direct(name, Ports::new(port, port).unwrap())]);
+    operator.call(name, Request::Status {}).await.is_ok()
 }
 
 #[tokio::test]

@@ -5,9 +5,10 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
+use commlink::channel::Channel;
 use commlink::connection::Connection;
 use commlink::dial::Ports;
-use commlink::sealed::{SealedStream, accept};
+use commlink::sealed::accept;
 use commlink::{CallError, Client};
 use common::*;
 use keys::site::Role;
@@ -91,7 +92,7 @@ async fn a_restarted_database_is_found_again() {
 
 /// What a web appliance in wrong hands does with a download appliance that asks for the database. It has all of web's
 /// bags and the network; `Stream` is what should have been the way to the database.
-type Stream = SealedStream<TcpStream>;
+type Stream = Channel<TcpStream>;
 
 /// Serves the download appliance as a broken-into web machine: the outer session and the answer to `RELAY` are as they
 /// should be, then `act` has the stream.

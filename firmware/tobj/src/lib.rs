@@ -24,17 +24,25 @@
 //!
 //! # Transactions
 //!
-//! Each [`Request`] is answered by one [`Reply`] with the same ID: the one that its documentation names, or [`Reply::Fault`].
+//! All of them, with their fields, are in [`spec`]. Each [`Request`] is answered by one [`Reply`] with the same ID: the one that its documentation names, or [`Reply::Fault`].
 //! Whoever changes something for a request keeps its ID with the effect, so that a retry gets the first answer.
 //! Lists are answered in pages of at most [`PAGE`] entries; `OFFSET` says from where, `MORE` whether there is a next page.
 
 mod element;
 mod message;
 mod records;
+#[cfg(test)]
+mod sample;
+pub mod spec;
 mod transactions;
 mod values;
+#[cfg(test)]
+mod vectors;
 
 pub use element::{Element, MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS};
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+
 pub use message::{Body, Message};
 pub use records::*;
 pub use transactions::{Fault, Reply, ReplyTag, Request, RequestTag};

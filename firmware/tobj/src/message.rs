@@ -187,10 +187,25 @@ text_item! {
 
 /// A struct whose fields are elements.
 macro_rules! record {
-    ($($(#[$meta:meta])* $name:ident { $($(#[$fmeta:meta])* $tag:literal $field:ident: $type:ty,)* })*) => {$(
-        $(#[$meta])*
+    ($($(#[doc = $doc:literal])* $name:ident { $($(#[doc = $fdoc:literal])* $tag:literal $field:ident: $type:ty,)* })*) => {
+        #[cfg(test)]
+        pub(crate) const RECORDS: &[$crate::sample::Described] = &[$($crate::sample::Described {
+            name: stringify!($name),
+            tag: "",
+            doc: &[$($doc),*],
+            fields: &[$(($tag, stringify!($type), &[$($fdoc),*])),*],
+        }),*];
+        $(
+        $(#[doc = $doc])*
         #[derive(Debug, Clone, PartialEq, Eq)]
-        pub struct $name { $($(#[$fmeta])* pub $field: $type,)* }
+        pub struct $name { $($(#[doc = $fdoc])* pub $field: $type,)* }
+
+        #[cfg(test)]
+        impl $crate::sample::Sample for $name {
+            fn sample() -> Self {
+                Self { $($field: $crate::sample::Sample::sample(),)* }
+            }
+        }
 
         impl $crate::message::Item for $name {
             fn to_element(&self, tag: &str) -> $crate::element::Element {
@@ -211,6 +226,13 @@ macro_rules! record {
 /// An enumeration whose values are words.
 macro_rules! word {
     ($($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $word:literal $value:ident,)* })*) => {$(
+        #[cfg(test)]
+        impl $crate::sample::Sample for $name {
+            fn sample() -> Self {
+                Self::ALL[0]
+            }
+        }
+
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $name { $($(#[$vmeta])* $value,)* }
@@ -255,11 +277,27 @@ macro_rules! word {
 /// An enumeration of Tobj types, with a second one that holds only the tags.
 macro_rules! types {
     ($(#[$meta:meta])* $name:ident $tags:ident {
-        $($(#[$vmeta:meta])* $tag:literal $value:ident { $($(#[$fmeta:meta])* $ftag:literal $field:ident: $type:ty,)* })*
+        $($(#[doc = $doc:literal])* $tag:literal $value:ident { $($(#[doc = $fdoc:literal])* $ftag:literal $field:ident: $type:ty,)* })*
     }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Eq)]
-        pub enum $name { $($(#[$vmeta])* $value { $($(#[$fmeta])* $field: $type,)* },)* }
+        pub enum $name { $($(#[doc = $doc])* $value { $($(#[doc = $fdoc])* $field: $type,)* },)* }
+
+        #[cfg(test)]
+        impl $tags {
+            /// What the documentation says.
+            pub(crate) const DESCRIBED: &[$crate::sample::Described] = &[$($crate::sample::Described {
+                name: stringify!($value),
+                tag: $tag,
+                doc: &[$($doc),*],
+                fields: &[$(($ftag, stringify!($type), &[$($fdoc),*])),*],
+            }),*];
+
+            /// One of this type with every field.
+            pub(crate) fn sample(self) -> $name {
+                match self { $(Self::$value => $name::$value { $($field: $crate::sample::Sample::sample(),)* },)* }
+            }
+        }
 
         word! {
             #[doc = concat!("The types of [`", stringify!($name), "`], as in the attribute `TYPE`.")]

@@ -22,6 +22,18 @@ word! {
         "ENDING" Ending,
     }
 
+    /// Which two kinds of ends a key bag joins.
+    BagKind {
+        /// A web and a download appliance.
+        "WEB-DOWNLOAD" WebDownload,
+        /// A web and a database appliance.
+        "WEB-DATABASE" WebDatabase,
+        /// A download and a database appliance.
+        "DOWNLOAD-DATABASE" DownloadDatabase,
+        /// An operator and one appliance.
+        "OPERATOR" Operator,
+    }
+
     /// What an audit record tells.
     AuditEvent {
         /// A login that was accepted.

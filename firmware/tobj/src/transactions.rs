@@ -2,7 +2,7 @@
 
 use crate::message::{types, word};
 use crate::records::{
-    AuditEntry, AuditRecord, CatalogueItem, Check, DiskInfo, EntitlementInfo, EntryInfo, LeaseInfo, LeaseKind,
+    AuditEntry, AuditRecord, BagKind, CatalogueItem, Check, DiskInfo, EntitlementInfo, EntryInfo, LeaseInfo, LeaseKind,
     LinkInfo, Revocation,
 };
 use crate::values::{FileName, Id, Name, Secret, Sha256, Text, Timestamp};
@@ -116,6 +116,49 @@ types! {
         "LEASE-REVOKE" LeaseRevoke {
             /// The lease.
             "LEASE" lease: Id,
+        }
+
+        /// Operator → machine, answered by the commlink itself: what is its clock? [`Reply::Probed`].
+        "PROBE" Probe {}
+        /// Client → server, answered by the commlink itself: keys of the next generation of this link: [`Reply::Done`] once they are durable, also if
+        /// they were before; `INVALID` (not the next generation, other keys than before, keys that are unfit), `UNAVAILABLE` (cannot be kept).
+        "BAG-RENEW" BagRenew {
+            /// The new generation.
+            "GENERATION" generation: u64,
+            /// All entries in order: 16 hex digits of the DES key, then 64 of the seal key.
+            "ENTRY" entries: Vec<Secret>,
+        }
+        /// Client → server, answered by the commlink itself: give this generation of this link up: [`Reply::Done`], also if it was given up before;
+        /// `DENIED` unless the session that asks is of a newer one, `UNAVAILABLE` (cannot be kept).
+        "BAG-RETIRE" BagRetire {
+            /// The old generation.
+            "GENERATION" generation: u64,
+        }
+        /// Operator → machine, answered by the commlink itself: a bag for a new operator, or a new one for a pair of machines: [`Reply::Done`],
+        /// also if it is there already; `INVALID` (not of this machine, older than what is there, keys that are unfit), `UNAVAILABLE` (cannot be kept).
+        "BAG-ADD" BagAdd {
+            /// The link.
+            "LINK" link: Name,
+            /// What kinds of ends it joins.
+            "KIND" kind: BagKind,
+            /// The other end.
+            "PEER" peer: Text,
+            /// The generation.
+            "GENERATION" generation: u64,
+            /// All entries in order, as in [`Request::BagRenew`].
+            "ENTRY" entries: Vec<Secret>,
+        }
+        /// Operator → machine, answered by the commlink itself: give all bags of another operator up and end his sessions: [`Reply::Done`],
+        /// also if there are none; `INVALID` (not an operator's, or the link that asks), `UNAVAILABLE` (cannot be kept).
+        "BAG-REVOKE" BagRevoke {
+            /// The link.
+            "LINK" link: Name,
+        }
+        /// Operator → machine, answered by the commlink itself: renew the bag of the link to that machine over this very link: [`Reply::Rotated`];
+        /// `NOT-FOUND` (no such peer), `UNAVAILABLE` (cannot be kept, or the peer does not answer; asked again, it goes on where it was).
+        "KEYS-ROTATE" KeysRotate {
+            /// The machine at the other end.
+            "PEER" peer: Name,
         }
 
         /// Operator → database: a new customer: [`Reply::Done`] or `INVALID` (there is one of that name).
@@ -296,6 +339,18 @@ types! {
             "VERSION" version: Text,
             /// What was looked at.
             "CHECK" checks: Vec<Check>,
+        }
+        /// To [`Request::Probe`].
+        "PROBED" Probed {
+            /// The machine's clock, in milliseconds since 1970-01-01 UTC.
+            "CLOCK" clock: u64,
+        }
+        /// To [`Request::KeysRotate`]: the old generation is given up at both ends.
+        "ROTATED" Rotated {
+            /// The generation that is in use.
+            "GENERATION" generation: u64,
+            /// Its fingerprint.
+            "FINGERPRINT" fingerprint: Text,
         }
         /// To [`Request::Login`].
         "SESSION" Session {

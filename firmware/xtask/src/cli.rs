@@ -3,7 +3,7 @@
 use crate::image::Locking;
 use crate::test::Scope;
 use crate::up::Kind;
-use crate::{Usage, bench, buildroot, demo, image, interrupt, test, up};
+use crate::{Usage, bench, buildroot, demo, fuzz, image, interrupt, test, up};
 use clap::{Parser, Subcommand};
 use keys::site::Role;
 use std::path::PathBuf;
@@ -82,6 +82,15 @@ enum Task {
         #[arg(long)]
         long: bool,
     },
+    /// Give every parser random input.
+    Fuzz {
+        /// Which; all of them, if none is named.
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// How long each.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Measure, as ratios within one run.
     Bench {
         /// What: commlink, staging.
@@ -130,6 +139,7 @@ pub fn main() -> ExitCode {
             image::image(&roles, &image::Options { locking, debug, check, variant: None })
         }
         Task::BuildrootCheck { long } => buildroot::check(long),
+        Task::Fuzz { names, seconds } => fuzz::fuzz(&names, seconds),
         Task::Bench { names, json } => bench::bench(&names, json.as_deref()),
     };
     match outcome {

@@ -11,6 +11,7 @@ mod cli;
 pub mod customer;
 mod demo;
 pub mod endpoints;
+mod fuzz;
 pub mod host;
 pub mod image;
 mod interrupt;

@@ -33,6 +33,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Keys,
     },
+    /// The links to the appliances.
+    Commlink {
+        #[command(subcommand)]
+        command: Commlink,
+    },
     /// Objects: the files that customers may be entitled to.
     Object {
         #[command(subcommand)]
@@ -108,10 +113,40 @@ pub(crate) enum Site {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Keys {
-    /// Link, generation and fingerprint of a bag, to compare with the other end's.
+    /// Make the bags of a new operator and give each appliance its part; or a new bag for a pair of machines.
+    New {
+        /// The new operator's name.
+        #[arg(requires = "dir", required_unless_present = "link")]
+        name: Option<String>,
+        /// The folder to make for him; he uses it with --site.
+        dir: Option<PathBuf>,
+        /// The link between two machines whose keys were lost, such as web-database, instead of an operator.
+        #[arg(long, value_name = "LINK", conflicts_with_all = ["name", "dir"])]
+        link: Option<String>,
+    },
+    /// Links, generations and fingerprints of one's bags, or of one file, to compare with the other end's.
     Show {
-        /// The bag's file.
-        bag: PathBuf,
+        /// A bag's file.
+        bag: Option<PathBuf>,
+    },
+    /// Renew bags: both ends take the next generation into use, then the old one opens nothing any more.
+    Rotate {
+        /// The links, such as web-database or OPERATOR-download [default: all links of the site, one's own included].
+        links: Vec<String>,
+    },
+    /// Take another operator's bags from each appliance; his sessions end at once.
+    Revoke {
+        /// The operator.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Commlink {
+    /// Open a connection: generation and fingerprint of the bag, seal, latency, and how far apart the clocks are.
+    Probe {
+        /// The appliance.
+        appliance: String,
     },
 }
 

@@ -2,10 +2,9 @@
 
 use super::CtlError;
 use commlink::dial::Ports;
-use commlink::{Bags, CallError, Client, Peer};
+use commlink::{CallError, Client, Keyring, Peer};
 use keys::site::{Plan, Role};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use tobj::{Fault, Message, Reply, Request};
 use tokio::io::AsyncRead;
 
@@ -18,24 +17,33 @@ pub(crate) struct Operator {
 impl Operator {
     /// Opens the folder that `--site` and `--operator` name.
     pub(crate) fn open(site: Option<&Path>, operator: Option<&str>) -> Result<Self, CtlError> {
-        let site = site.map_or_else(default_site, |dir| Ok(dir.to_owned()))?;
-        let dir = folder(&site, operator)?;
+        let dir = home(site, operator)?;
+        Self::with(&dir, Keyring::open(&dir.join("bags"), None).map_err(|e| CtlError::Usage(daemon::report(&e)))?)
+    }
+
+    /// An operator's folder, with its bags.
+    pub(crate) fn with(dir: &Path, keyring: Keyring) -> Result<Self, CtlError> {
         let usage = |error: &(dyn std::error::Error + 'static)| CtlError::Usage(daemon::report(error));
         let plan = Plan::load(&dir.join("site.toml")).map_err(|e| usage(&e))?;
-        let bags = Bags::load(&dir.join("bags")).map_err(|e| usage(&e))?;
         let peers = plan.machines.iter().map(|m| Peer {
             name: m.name.clone(),
             host: Some(m.operators_host().to_owned()),
             ports: Ports::new(m.ports.0, m.ports.1).ok(),
             via: None,
+            seal: true,
         });
-        let client = Client::new(Arc::new(bags), peers.collect::<Vec<_>>()).map_err(|e| usage(&e))?;
+        let client = Client::new(keyring, peers.collect::<Vec<_>>()).map_err(|e| usage(&e))?;
         Ok(Self { plan, client })
     }
 
     /// The site's plan.
     pub(crate) fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// His links.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The name of the database appliance.
@@ -103,6 +111,11 @@ fn meaning(fault: Fault) -> &'static str {
         Fault::Invalid => "the request makes no sense, or contradicts what is there",
         Fault::Unavailable => "a part of the system that this needs cannot be reached",
     }
+}
+
+/// The operator's folder that `--site` and `--operator` name.
+pub(crate) fn home(site: Option<&Path>, operator: Option<&str>) -> Result<PathBuf, CtlError> {
+    folder(&site.map_or_else(default_site, |dir| Ok(dir.to_owned()))?, operator)
 }
 
 fn default_site() -> Result<PathBuf, CtlError> {

@@ -1,10 +1,8 @@
-//! Sites and bags on the operator's own machine.
+//! Sites on the operator's own machine.
 
-use super::args::{Keys, Site};
-use super::{CtlError, show};
-use keys::Bag;
+use super::CtlError;
+use super::args::Site;
 use keys::site::{Machine, Plan, Role, SiteError};
-use serde_json::json;
 
 pub(crate) fn run(command: Site) -> Result<(), CtlError> {
     let Site::New { dir, plan, name, operators, download, web, database } = command;
@@ -26,16 +24,4 @@ pub(crate) fn run(command: Site) -> Result<(), CtlError> {
         plan.name
     );
     Ok(())
-}
-
-pub(crate) fn keys(command: Keys, as_json: bool) -> Result<(), CtlError> {
-    let Keys::Show { bag } = command;
-    let bag = Bag::load(&bag).map_err(|e| CtlError::Usage(daemon::report(&e)))?;
-    if as_json {
-        return show::json(&json!({
-            "link": bag.link(), "local": bag.local(), "peer": bag.peer(), "generation": bag.generation(),
-            "fingerprint": bag.fingerprint(),
-        }));
-    }
-    show::line(&format!("{} generation {} fingerprint {}", bag.link(), bag.generation(), bag.fingerprint()))
 }

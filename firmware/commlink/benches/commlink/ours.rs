@@ -45,13 +45,13 @@ pub(super) struct Pair {
 fn serve(runtime: &Runtime, role: Role, bag: Bag, shutdown: Shutdown) -> Ports {
     let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let setup = Setup { role, bags: Arc::new(Bags::new([bag]).unwrap()), relay: None };
+    let setup = Setup { role, keyring: Bags::new([bag]).unwrap().into(), relay: None };
     runtime.spawn(server::serve(vec![listener], setup, Answers, shutdown));
     Ports::new(port, port).unwrap()
 }
 
 fn client(name: &str, ports: Ports, bag: Bag) -> Client {
-    let peer = Peer { name: name.into(), host: Some("127.0.0.1".into()), ports: Some(ports), via: None };
+    let peer = Peer { name: name.into(), host: Some("127.0.0.1".into()), ports: Some(ports), via: None, seal: true };
     Client::new(Arc::new(Bags::new([bag]).unwrap()), [peer]).unwrap()
 }
 

@@ -22,7 +22,7 @@ pub async fn open<S>(io: S, bags: &[Arc<Bag>]) -> Result<SealedStream<S>, SealEr
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    timeout(HANDSHAKE, initiate(io, bags)).await.map_err(|_| SealError::Late)?
+    timeout(HANDSHAKE, initiate(io, bags, Plain)).await.map_err(|_| SealError::Late)?
 }
 
 /// Accepts a session as the server. `port` is P, from the transport's own knowledge of the client's address.
@@ -33,12 +33,27 @@ pub async fn accept<S>(io: S, port: u16, bags: &Bags) -> Result<SealedStream<S>,
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    timeout(HANDSHAKE, respond(io, port, bags)).await.map_err(|_| SealError::Late)?
+    timeout(HANDSHAKE, respond(io, port, bags, Plain)).await.map_err(|_| SealError::Late)?
 }
 
-async fn initiate<S>(mut io: S, bags: &[Arc<Bag>]) -> Result<SealedStream<S>, SealError>
+/// What is done to a handshake before it is built: nothing, except in a test that needs the same bytes each time.
+pub(super) trait Prepare {
+    fn prepare<'a>(&'a self, builder: Builder<'a>) -> Builder<'a>;
+}
+
+/// Nothing.
+struct Plain;
+
+impl Prepare for Plain {
+    fn prepare<'a>(&'a self, builder: Builder<'a>) -> Builder<'a> {
+        builder
+    }
+}
+
+pub(super) async fn initiate<S, P>(mut io: S, bags: &[Arc<Bag>], prepare: P) -> Result<SealedStream<S>, SealError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    P: Prepare,
 {
     let newest = bags.first().ok_or_else(|| SealError::Generation(String::new()))?;
     let generations: Vec<u32> = bags.iter().map(|bag| bag.generation()).collect();
@@ -52,15 +67,16 @@ where
         .ok_or_else(|| SealError::Generation(newest.link().to_owned()))?;
     let session = Session::new(bag.clone(), answer.port);
     let prologue = prologue(&hello, &answer, bag.local(), bag.peer())?;
-    let mut noise = builder(&session, &prologue)?.build_initiator()?;
+    let mut noise = prepare.prepare(builder(&session, &prologue)?).build_initiator()?;
     write_message(&mut io, &mut noise).await?;
     read_message(&mut io, &mut noise).await?;
     Ok(SealedStream::new(io, transport(noise)?, session))
 }
 
-async fn respond<S>(mut io: S, port: u16, bags: &Bags) -> Result<SealedStream<S>, SealError>
+pub(super) async fn respond<S, P>(mut io: S, port: u16, bags: &Bags, prepare: P) -> Result<SealedStream<S>, SealError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    P: Prepare,
 {
     let hello = Hello::parse(&read_line(&mut io).await?)?;
     let held = bags.of_link(hello.link()).ok_or_else(|| SealError::UnknownLink(hello.link().to_owned()))?;
@@ -71,7 +87,7 @@ where
     let answer = Answer { port, generation: bag.generation() };
     let session = Session::new(bag.clone(), port);
     let prologue = prologue(&hello, &answer, bag.peer(), bag.local())?;
-    let mut noise = builder(&session, &prologue)?.build_responder()?;
+    let mut noise = prepare.prepare(builder(&session, &prologue)?).build_responder()?;
     io.write_all(&answer.line()).await?;
     io.flush().await?;
     read_message(&mut io, &mut noise).await?;

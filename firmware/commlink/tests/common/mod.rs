@@ -151,7 +151,7 @@ pub fn start_on(
     relay: Option<Target>,
     recorder: Recorder,
 ) -> Running {
-    let setup = Setup { role, bags: held(bags), relay };
+    let setup = Setup { role, keyring: held(bags).into(), relay };
     let (trigger, shutdown) = Shutdown::manual();
     let task = tokio::spawn(server::serve(listeners, setup, recorder.clone(), shutdown));
     Running { ports, recorder, trigger, task }
@@ -162,18 +162,24 @@ pub fn held(bags: &[Bag]) -> Arc<Bags> {
 }
 
 pub fn direct(name: &str, ports: Ports) -> Peer {
-    Peer { name: name.into(), host: Some(LOOPBACK.to_string()), ports: Some(ports), via: None }
+    Peer { name: name.into(), host: Some(LOOPBACK.to_string()), ports: Some(ports), via: None, seal: true }
 }
 
 pub fn via(name: &str, relay: &str) -> Peer {
-    Peer { name: name.into(), host: None, ports: None, via: Some(relay.into()) }
+    Peer { name: name.into(), host: None, ports: None, via: Some(relay.into()), seal: true }
 }
 
 pub fn target(name: &str, ports: Ports) -> Target {
     Target { name: name.into(), host: LOOPBACK.to_string().into(), ports }
 }
 
+/// A client that gives up at once, as most of what is tried in tests fails for good.
 pub fn client(bags: &[Bag], peers: impl IntoIterator<Item = Peer>) -> Client {
+    patient(bags, peers).with_failover(Duration::ZERO)
+}
+
+/// A client as it is by default.
+pub fn patient(bags: &[Bag], peers: impl IntoIterator<Item = Peer>) -> Client {
     Client::new(held(bags), peers).unwrap()
 }
 

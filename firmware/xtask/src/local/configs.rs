@@ -82,7 +82,11 @@ pub(super) fn write(layout: &Layout, plan: &Plan, lifetimes: &Lifetimes, daemon:
         Daemon::Ftpd => {
             table.insert("max_per_address".into(), SESSIONS_OF_AN_ADDRESS.into());
         }
-        Daemon::Commlinkd | Daemon::Admind | Daemon::Portald => {}
+        Daemon::Commlinkd => {
+            let state = home.join("state").to_string_lossy().into_owned();
+            table.insert("state".into(), state.into());
+        }
+        Daemon::Admind | Daemon::Portald => {}
     }
     fs::write(home.join("config.toml"), toml::to_string_pretty(&table)?)?;
     own(layout, daemon.as_str())
