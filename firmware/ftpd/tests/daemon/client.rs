@@ -170,6 +170,13 @@ impl Client {
         String::from_utf8(self.fetch(command)).unwrap()
     }
 
+    /// The first reply to a transfer whose data connection is open.
+    pub(crate) fn attempt(&mut self, command: &str) -> String {
+        let _unused = connect(self.passive());
+        self.send(command);
+        self.try_reply().unwrap()
+    }
+
     /// A transfer that is refused; its data connection is not used.
     pub(crate) fn refused(&mut self, command: &str, code: u16) -> String {
         let _unused = connect(self.passive());

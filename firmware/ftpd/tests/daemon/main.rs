@@ -12,5 +12,6 @@ mod foreign;
 mod forking;
 mod ftps;
 mod privilege;
+mod rfc;
 mod stagerd;
 mod transfers;
