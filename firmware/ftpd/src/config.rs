@@ -53,6 +53,12 @@ pub struct Config {
     /// Seconds from the connection to the login.
     #[serde(default = "login_seconds")]
     pub login_seconds: u64,
+    /// Seconds that a TLS handshake may take, on the control connection and on a data connection.
+    #[serde(default = "handshake_seconds")]
+    pub handshake_seconds: u64,
+    /// Seconds that a client may take to connect to its passive port after the command.
+    #[serde(default = "connect_seconds")]
+    pub connect_seconds: u64,
     /// Seconds in which a data connection, or a reply, takes no byte before it is given up.
     #[serde(default = "stall_seconds")]
     pub stall_seconds: u64,
@@ -84,6 +90,12 @@ fn idle_seconds() -> u64 {
 }
 fn login_seconds() -> u64 {
     60
+}
+fn handshake_seconds() -> u64 {
+    10
+}
+fn connect_seconds() -> u64 {
+    15
 }
 fn stall_seconds() -> u64 {
     60
@@ -154,6 +166,8 @@ impl Config {
             ("max_failed_logins", self.max_failed_logins == 0),
             ("idle_seconds", self.idle_seconds == 0),
             ("login_seconds", self.login_seconds == 0),
+            ("handshake_seconds", self.handshake_seconds == 0),
+            ("connect_seconds", self.connect_seconds == 0),
             ("stall_seconds", self.stall_seconds == 0),
             ("session_seconds", self.session_seconds == 0),
         ];
@@ -170,6 +184,14 @@ impl Config {
     /// See [`Config::login_seconds`].
     pub fn login(&self) -> Duration {
         Duration::from_secs(self.login_seconds)
+    }
+    /// See [`Config::handshake_seconds`].
+    pub fn handshake(&self) -> Duration {
+        Duration::from_secs(self.handshake_seconds)
+    }
+    /// See [`Config::connect_seconds`].
+    pub fn connect(&self) -> Duration {
+        Duration::from_secs(self.connect_seconds)
     }
     /// See [`Config::stall_seconds`].
     pub fn stall(&self) -> Duration {
@@ -214,7 +236,10 @@ mod tests {
             ("listen = [\"[::]:21\"]\npassive_ports = [2001, 2000]", ConfigError::PassivePorts),
             ("listen = [\"[::]:21\"]\ncert = \"c\"", ConfigError::HalfCertificate),
             ("listen = [\"[::]:21\"]\nrequire_tls = true", ConfigError::NoCertificate("require_tls")),
-            ("listen = [\"[::]:21\"]\nrequire_data_resumption = true", ConfigError::NoCertificate("require_data_resumption")),
+            (
+                "listen = [\"[::]:21\"]\nrequire_data_resumption = true",
+                ConfigError::NoCertificate("require_data_resumption"),
+            ),
             ("listen = [\"[::]:21\"]\nmetrics = \"0.0.0.0:9121\"", ConfigError::Metrics),
             ("listen = [\"[::]:21\"]\npublic_address = \"::1\"", ConfigError::PublicAddress),
             ("listen = [\"[::]:21\"]\nmax_sessions = 0", ConfigError::Zero("max_sessions")),

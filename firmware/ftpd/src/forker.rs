@@ -188,7 +188,11 @@ impl Forker {
                     self.stop = Some(Instant::now() + WAIT);
                 }
             }
-            let until = [Some(ping), self.paused, self.stop, self.desk.until(), self.resolver.until()].into_iter().flatten().min().unwrap_or(ping);
+            let until = [Some(ping), self.paused, self.stop, self.desk.until(), self.resolver.until()]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(ping);
             let ready = self.wait(until.saturating_duration_since(Instant::now()).min(WAIT))?;
             self.take_signals()?;
             self.desk.work(self.sessions.count());

@@ -23,7 +23,8 @@ pub(super) struct Depot(pub(super) Arc<Shared>);
 const READ_ONLY: Missing = Missing { kind: storage::ErrorKind::CommandNotImplemented, why: "Read-only" };
 
 /// The disk does not answer, or cannot be asked.
-const SILENT: Missing = Missing { kind: storage::ErrorKind::LocalError, why: "The disk does not answer, try again later" };
+const SILENT: Missing =
+    Missing { kind: storage::ErrorKind::LocalError, why: "The disk does not answer, try again later" };
 
 impl Depot {
     /// Keeps code and reason for the gate.
@@ -109,11 +110,7 @@ impl StorageBackend<DefaultUser> for Depot {
         Ok(meta)
     }
 
-    async fn list<P: AsRef<Path> + Send + Debug>(
-        &self,
-        _: &DefaultUser,
-        path: P,
-    ) -> Result<Vec<Entry>> {
+    async fn list<P: AsRef<Path> + Send + Debug>(&self, _: &DefaultUser, path: P) -> Result<Vec<Entry>> {
         // MLSD is of a directory (RFC 3659 section 7.2); libunftp's other listings do not come here.
         if !self.look(path.as_ref(), |path| listing::metadata(ROOT, path)).await?.is_dir() {
             return self.explained(Err(Missing::gone("Not a directory")));

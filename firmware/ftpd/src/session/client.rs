@@ -13,9 +13,6 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// How long a TLS handshake may take.
-pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
-
 /// Bytes that a client may send before it is logged in.
 pub(super) const MAX_BEFORE_LOGIN: usize = 2 * MAX_ENDLESS;
 
@@ -118,14 +115,14 @@ impl Client {
     }
 
     /// The handshake after 234. What came in clear behind AUTH TLS is forgotten.
-    pub(super) async fn secure(&mut self, tls: &TlsAcceptor) -> io::Result<()> {
+    pub(super) async fn secure(&mut self, tls: &TlsAcceptor, within: Duration) -> io::Result<()> {
         self.lines.clear();
         self.queue.clear();
         let Wire::Clear(socket) = std::mem::replace(&mut self.wire, Wire::Gone) else {
             return Err(ErrorKind::NotConnected.into());
         };
         let stream =
-            timeout(HANDSHAKE, tls.accept(socket)).await?.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+            timeout(within, tls.accept(socket)).await?.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
         self.wire = Wire::Tls(Box::new(stream));
         Ok(())
     }

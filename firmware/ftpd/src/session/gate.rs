@@ -1,6 +1,5 @@
 //! The gate: what the client says goes through its table, and only well-formed questions with absolute paths go on to libunftp.
 
-use super::{Context, Public};
 use super::client::Client;
 use super::data::{Passive, Private};
 use super::disk::{self, Disk};
@@ -9,8 +8,9 @@ use super::progress::{Progress, counted};
 use super::pump::{self, Cut, Order};
 use super::shared::{Body, Shared, Slot, Verdict, Work};
 use super::transfer::{Failure, transfer};
-use crate::confine::no_more_threads;
+use super::{Context, Public};
 use crate::command::{Action, Listing, Query, View, decide, keeps_restart};
+use crate::confine::no_more_threads;
 use crate::facts::Facts;
 use crate::gatekeeper::{Gatekeeper, Outcome, Refusal};
 use crate::line::Line;
@@ -204,7 +204,7 @@ impl Gate {
     async fn secure(&mut self) -> io::Result<()> {
         let Some(tls) = self.context.tls.clone() else { return Err(io::ErrorKind::Unsupported.into()) };
         self.client.say("234 Begin").await?;
-        let secured = self.client.secure(&tls).await;
+        let secured = self.client.secure(&tls, self.context.config.handshake()).await;
         secured.inspect_err(|_| self.context.note(Event::Limit(Limit::Handshake)))?;
         self.shared.tls.store(true, Relaxed);
         self.user = None;
@@ -396,7 +396,9 @@ impl Gate {
     /// Lets libunftp begin a transfer; see [`begun`]. The inner error is the reply to the client.
     async fn begin(&mut self, verb: &str, path: &str) -> io::Result<Result<(Work, TcpStream), Answer>> {
         self.shared.reason.take();
-        let Self { client, inner: Some(inner), work, .. } = self else { return Err(io::ErrorKind::NotConnected.into()) };
+        let Self { client, inner: Some(inner), work, .. } = self else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
         let (begun, aborted) = client.settle(begun(inner, work, verb, path)).await?;
         match begun? {
             Ok((work, _loopback)) if aborted => {
@@ -467,7 +469,7 @@ impl Gate {
         let (tell, mut told) = oneshot::channel();
         let begun = Instant::now();
         let disk = &self.shared.disk;
-        let sent = transfer(&mut self.client, passive, async |data| {
+        let sent = transfer(&mut self.client, passive, config, async |data| {
             let line = data.into_line()?;
             let cut = Cut::of(&line)?;
             let outcome = disk.begin(move || {
@@ -529,7 +531,10 @@ impl Gate {
             bytes = text.split_inclusive('\n').map(|entry| self.facts.filter(entry)).collect::<String>().into_bytes();
         }
         let stall = self.context.config.stall();
-        let sent = transfer(&mut self.client, passive, async |mut data| data.send_bytes(&bytes, stall).await).await?;
+        let sent = transfer(&mut self.client, passive, &self.context.config, async |mut data| {
+            data.send_bytes(&bytes, stall).await
+        })
+        .await?;
         self.over(work.done).await?;
         Ok(sent.map_or_else(|failure| failure.reply(), |()| "226 Sent").into())
     }

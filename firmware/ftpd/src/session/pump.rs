@@ -92,9 +92,7 @@ fn disconnect(socket: &TcpStream) {
 pub(super) fn send(line: Line, mut order: Order) -> Sent {
     let outcome = match line {
         Line::Clear(socket) => in_clear(&socket, &mut order).and_then(|()| finish(&socket)),
-        Line::Tls(socket, mut tls) => {
-            under_tls(&socket, &mut tls, &mut order).and_then(|()| finish(&socket))
-        }
+        Line::Tls(socket, mut tls) => under_tls(&socket, &mut tls, &mut order).and_then(|()| finish(&socket)),
     };
     Sent { bytes: order.progress.finish(), outcome }
 }

@@ -1,14 +1,11 @@
 //! A transfer from its announcement to its end.
 
-use super::client::{ABORTED, Client, HANDSHAKE};
+use super::client::{ABORTED, Client};
 use super::data::{Data, Passive};
+use crate::config::Config;
 use crate::metrics::Limit;
 use std::io::{self, ErrorKind};
-use std::time::Duration;
 use tokio::time::timeout;
-
-/// How long a client may take to connect to the passive port after the command.
-pub(super) const CONNECT: Duration = Duration::from_secs(15);
 
 /// Why a transfer did not succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,15 +68,16 @@ impl Failure {
 pub(super) async fn transfer(
     client: &mut Client,
     passive: Passive,
+    config: &Config,
     send: impl AsyncFnOnce(Data) -> io::Result<()>,
 ) -> io::Result<Result<(), Failure>> {
     // The announcement comes with the connection, before the handshake: most clients begin TLS only then.
-    match client.attend(timeout(CONNECT, passive.connected)).await? {
+    match client.attend(timeout(config.connect(), passive.connected)).await? {
         None => return Ok(Err(Failure::Aborted)),
         Some(Ok(Ok(()))) => client.say("150 Here it comes").await?,
         Some(_) => return Ok(Err(Failure::Unconnected)),
     }
-    let data = match client.attend(timeout(HANDSHAKE, passive.data)).await? {
+    let data = match client.attend(timeout(config.handshake(), passive.data)).await? {
         None => return Ok(Err(Failure::Aborted)),
         Some(Ok(Ok(Ok(data)))) => data,
         Some(Ok(Ok(Err(error)))) if error.kind() == ErrorKind::PermissionDenied => return Ok(Err(Failure::Foreign)),

@@ -87,6 +87,11 @@ impl Client {
         self.private = true;
     }
 
+    /// Data connections use this from now on.
+    pub(crate) fn data_tls(&mut self, config: Arc<ClientConfig>) {
+        self.tls = Some(config);
+    }
+
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
         self.io.write_all(bytes).unwrap();
         self.io.flush().unwrap();
