@@ -313,6 +313,7 @@ async fn leases_expire_by_themselves() {
 async fn what_one_customer_may_have() {
     use std::os::unix::fs::FileExt;
     let site = Site::with("max_sessions_per_customer = 2\ncustomer_bytes_per_second = 1000");
+    site.database.with(|known| known.passwords.insert("alice".into(), "swordfish".into()));
     let stager = site.start();
     stager.put(CONTENT).await;
     stager.stage(1, site.grant(1, Standing, CONTENT)).await;
