@@ -220,3 +220,5 @@ fn data_sessions_that_are_not_the_control_connections() {
     let _data = client.begin("RETR a");
     client.expect(425);
 }
+
+mod crowd;
