@@ -31,22 +31,17 @@ impl Peers {
         fs::set_permissions(home.join("empty"), Permissions::from_mode(0o555))?;
         let public = dir.join("public");
         let mut peers = Self(Vec::new());
-        peers.add("vsftpd", ("nobody", "x"), vsftpd(root, &home, &public, site))?;
-        peers.add("pure-ftpd", ("bench", "x"), pure_ftpd(root, &home, &public))?;
-        peers.add("proftpd", ("nobody", "x"), proftpd(root, &home, &public))?;
+        peers.add("vsftpd", "anonymous", &home, vsftpd(root, &home, &public, site))?;
+        peers.add("pure-ftpd", "bench", &home, pure_ftpd(root, &home, &public))?;
+        peers.add("proftpd", "nobody", &home, proftpd(root, &home, &public))?;
         Ok(peers)
     }
 
-    fn add(
-        &mut self,
-        name: &'static str,
-        (user, password): (&str, &str),
-        start: Result<(Command, SocketAddr)>,
-    ) -> Result<()> {
+    fn add(&mut self, name: &'static str, user: &str, home: &Path, start: Result<(Command, SocketAddr)>) -> Result<()> {
         let (mut command, address) = start.with_context(|| format!("cannot set {name} up"))?;
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn()?;
-        let user = if name == "vsftpd" { "anonymous" } else { user };
-        let login = Login { address, user: user.into(), password: password.into(), tls: None };
+        let log = fs::File::create(home.join(name).join("log"))?;
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
+        let login = Login { address, user: user.into(), password: "x".into(), tls: None };
         self.0.push((Target { name, login: login.clone(), pid: child.id() }, child));
         let deadline = Instant::now() + START;
         loop {
@@ -81,15 +76,13 @@ fn unpack(root: &Path) -> Result<()> {
     }
     fs::create_dir_all(root)?;
     eprintln!("Debian's ftp servers are downloaded and unpacked to {}", root.display());
-    let depends = ["depends", "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces"];
-    let output = succeed(Command::new("apt-cache").args(depends).args(PACKAGES))?;
+    let depends = ["depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks"];
+    let more = ["--no-replaces", "--no-enhances", "--no-pre-depends"];
+    let output = succeed(Command::new("apt-cache").args(depends).args(more).args(PACKAGES))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let library =
-        |line: &str| line.trim().strip_prefix("Depends: ").filter(|name| name.starts_with("lib")).map(str::to_owned);
-    let mut packages: Vec<String> = text.lines().filter_map(library).collect();
-    packages.extend(PACKAGES.map(str::to_owned));
-    packages.sort();
-    packages.dedup();
+    let library = |line: &&str| line.starts_with("lib") && !is_installed(line);
+    let mut packages: Vec<&str> = text.lines().filter(library).collect();
+    packages.extend(PACKAGES);
     let download = ["-o", "APT::Sandbox::User=root", "-o", "DPkg::Lock::Timeout=300", "download"];
     succeed(Command::new("apt-get").args(download).args(&packages).current_dir(root))?;
     for entry in fs::read_dir(root)?.collect::<std::io::Result<Vec<_>>>()? {
@@ -99,6 +92,11 @@ fn unpack(root: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_installed(package: &str) -> bool {
+    let status = Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", package]).output();
+    status.is_ok_and(|output| output.stdout.starts_with(b"installed"))
 }
 
 fn free_port() -> Result<SocketAddr> {
@@ -121,7 +119,7 @@ fn vsftpd(root: &Path, home: &Path, public: &Path, site: &Access) -> Result<(Com
     let machine = site.site().join(&site.machine(keys::site::Role::Download).name);
     let text = format!(
         "listen=YES\nlisten_address=127.0.0.1\nlisten_port={port}\nbackground=NO\nanonymous_enable=YES\nlocal_enable=NO\n\
-         ftp_username=nobody\nnopriv_user=nobody\nanon_root={public}\nsecure_chroot_dir={empty}\nxferlog_enable=NO\n\
+         ftp_username=bin\nnopriv_user=nobody\nanon_root={public}\nsecure_chroot_dir={empty}\nxferlog_enable=NO\n\
          max_clients=0\nmax_per_ip=0\npasv_min_port=30000\npasv_max_port=59999\nidle_session_timeout=3600\n\
          ssl_enable=YES\nallow_anon_ssl=YES\nforce_local_logins_ssl=NO\nforce_local_data_ssl=NO\nrequire_ssl_reuse=NO\n\
          rsa_cert_file={cert}\nrsa_private_key_file={key}\n",
