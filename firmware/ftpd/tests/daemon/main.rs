@@ -19,5 +19,6 @@ mod limits;
 mod operating;
 mod privilege;
 mod rfc;
+mod scanners;
 mod stagerd;
 mod transfers;
