@@ -34,6 +34,7 @@ fn what_has_expired_is_removed() {
         stager: toml::toml! { sweep_seconds = 1
         standing_grace_seconds = 0
         one_time_grace_seconds = 0 },
+        ..Lifetimes::default()
     };
     let site = Site::with(lifetimes);
     site.object("maps", "1", "map.bin", b"a map");

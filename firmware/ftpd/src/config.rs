@@ -1,7 +1,7 @@
 //! The configuration file of ftpd (TOML) and its limits.
 
 use serde::Deserialize;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,9 +17,12 @@ pub struct Config {
     /// First and last port for data connections.
     #[serde(default = "passive_ports")]
     pub passive_ports: [u16; 2],
-    /// What PASV answers as address, where clients reach this machine through NAT.
+    /// What PASV answers as address, where clients reach this machine through NAT: an IPv4 address, or a name that has one.
     #[serde(default)]
-    pub public_address: Option<Ipv4Addr>,
+    pub public_address: Option<String>,
+    /// Where metrics are to be had by HTTP (`/metrics`); an address of this machine that no customer reaches.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
     /// Certificate chain (PEM). Without one there is no AUTH TLS.
     #[serde(default)]
     pub cert: Option<PathBuf>,
@@ -29,6 +32,12 @@ pub struct Config {
     /// Refuses logins and data in clear.
     #[serde(default)]
     pub require_tls: bool,
+    /// Takes a private data connection only if it resumes the TLS session of its control connection. Some clients cannot.
+    #[serde(default)]
+    pub require_data_resumption: bool,
+    /// Bytes per second that one session may have; 0 is no bound.
+    #[serde(default)]
+    pub session_bytes_per_second: u64,
     /// Most sessions in all.
     #[serde(default = "max_sessions")]
     pub max_sessions: usize,
@@ -44,6 +53,12 @@ pub struct Config {
     /// Seconds from the connection to the login.
     #[serde(default = "login_seconds")]
     pub login_seconds: u64,
+    /// Seconds that a TLS handshake may take, on the control connection and on a data connection.
+    #[serde(default = "handshake_seconds")]
+    pub handshake_seconds: u64,
+    /// Seconds that a client may take to connect to its passive port after the command.
+    #[serde(default = "connect_seconds")]
+    pub connect_seconds: u64,
     /// Seconds in which a data connection, or a reply, takes no byte before it is given up.
     #[serde(default = "stall_seconds")]
     pub stall_seconds: u64,
@@ -76,6 +91,12 @@ fn idle_seconds() -> u64 {
 fn login_seconds() -> u64 {
     60
 }
+fn handshake_seconds() -> u64 {
+    10
+}
+fn connect_seconds() -> u64 {
+    15
+}
 fn stall_seconds() -> u64 {
     60
 }
@@ -99,8 +120,14 @@ pub enum ConfigError {
     #[error("cert and key belong together")]
     HalfCertificate,
     /// TLS is required and there is none.
-    #[error("require_tls needs cert and key")]
-    NoCertificate,
+    #[error("{0} needs cert and key")]
+    NoCertificate(&'static str),
+    /// Metrics on all addresses would be metrics for everybody.
+    #[error("metrics must name an address of the internal side")]
+    Metrics,
+    /// Something that cannot be a name.
+    #[error("public_address must be an IPv4 address or the name of one")]
+    PublicAddress,
     /// A limit of zero would let nobody in.
     #[error("{0} must not be 0")]
     Zero(&'static str),
@@ -121,7 +148,17 @@ impl Config {
             return Err(ConfigError::HalfCertificate);
         }
         if self.require_tls && self.cert.is_none() {
-            return Err(ConfigError::NoCertificate);
+            return Err(ConfigError::NoCertificate("require_tls"));
+        }
+        if self.require_data_resumption && self.cert.is_none() {
+            return Err(ConfigError::NoCertificate("require_data_resumption"));
+        }
+        if self.metrics.is_some_and(|address| address.ip().is_unspecified()) {
+            return Err(ConfigError::Metrics);
+        }
+        let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+        if self.public_address.as_ref().is_some_and(|name| name.is_empty() || !name.chars().all(named)) {
+            return Err(ConfigError::PublicAddress);
         }
         let zero = [
             ("max_sessions", self.max_sessions == 0),
@@ -129,6 +166,8 @@ impl Config {
             ("max_failed_logins", self.max_failed_logins == 0),
             ("idle_seconds", self.idle_seconds == 0),
             ("login_seconds", self.login_seconds == 0),
+            ("handshake_seconds", self.handshake_seconds == 0),
+            ("connect_seconds", self.connect_seconds == 0),
             ("stall_seconds", self.stall_seconds == 0),
             ("session_seconds", self.session_seconds == 0),
         ];
@@ -145,6 +184,14 @@ impl Config {
     /// See [`Config::login_seconds`].
     pub fn login(&self) -> Duration {
         Duration::from_secs(self.login_seconds)
+    }
+    /// See [`Config::handshake_seconds`].
+    pub fn handshake(&self) -> Duration {
+        Duration::from_secs(self.handshake_seconds)
+    }
+    /// See [`Config::connect_seconds`].
+    pub fn connect(&self) -> Duration {
+        Duration::from_secs(self.connect_seconds)
     }
     /// See [`Config::stall_seconds`].
     pub fn stall(&self) -> Duration {
@@ -188,7 +235,13 @@ mod tests {
             ("listen = [\"[::]:21\"]\npassive_ports = [1023, 2000]", ConfigError::PassivePorts),
             ("listen = [\"[::]:21\"]\npassive_ports = [2001, 2000]", ConfigError::PassivePorts),
             ("listen = [\"[::]:21\"]\ncert = \"c\"", ConfigError::HalfCertificate),
-            ("listen = [\"[::]:21\"]\nrequire_tls = true", ConfigError::NoCertificate),
+            ("listen = [\"[::]:21\"]\nrequire_tls = true", ConfigError::NoCertificate("require_tls")),
+            (
+                "listen = [\"[::]:21\"]\nrequire_data_resumption = true",
+                ConfigError::NoCertificate("require_data_resumption"),
+            ),
+            ("listen = [\"[::]:21\"]\nmetrics = \"0.0.0.0:9121\"", ConfigError::Metrics),
+            ("listen = [\"[::]:21\"]\npublic_address = \"::1\"", ConfigError::PublicAddress),
             ("listen = [\"[::]:21\"]\nmax_sessions = 0", ConfigError::Zero("max_sessions")),
             ("listen = [\"[::]:21\"]\nidle_seconds = 0", ConfigError::Zero("idle_seconds")),
         ];

@@ -4,8 +4,10 @@
 //! 2. A child, before it reads a byte from its client: [`harden`].
 //! 3. After stagerd's yes, on the thread that serves the session: [`confine`].
 //!
-//! Capabilities belong to threads. A session has one thread and may start no other (RLIMIT_NPROC), so none keeps what it gave up.
+//! Capabilities belong to threads. A session has one thread until it is confined, and then may start one other, for the disk
+//! ([`no_more_threads`]); so none keeps what was given up. What system calls there are for it at all, [`crate::filter`] says.
 
+use crate::filter::{Filter, FilterError};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -16,6 +18,9 @@ use std::os::fd::OwnedFd;
 
 /// Descriptors of a session: standard streams, runtime, sockets of control, data, loopback and stagerd, one file, one directory.
 pub const MAX_DESCRIPTORS: u64 = 48;
+
+/// Most memory of a session that is its own, in bytes. A listing of the most entries is what takes the most.
+pub const MAX_MEMORY: u64 = 128 << 20;
 
 /// A step that did not succeed. Nothing after it has been done.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +39,9 @@ pub enum ConfineError {
     /// Capabilities are left that should be gone.
     #[error("capabilities are left")]
     Left,
+    /// The filter of system calls.
+    #[error("the filter of system calls")]
+    Filter(#[from] FilterError),
     /// The forker died before its child could ask to be told.
     #[error("the forker is gone")]
     Orphan,
@@ -77,23 +85,33 @@ fn clear_bounding(keep: &CapsHashSet) -> Result<(), ConfineError> {
     Ok(())
 }
 
-/// Limits of a session that has just been forked by `forker`: no core, few descriptors, no further process or thread, no debugger,
-/// no privilege by exec, SIGTERM when the forker dies.
+/// Limits of a session that has just been forked by `forker`: no core, few descriptors, little memory, no debugger, no privilege by
+/// exec, only the system calls of the filter, SIGTERM when the forker dies.
 ///
 /// # Errors
 /// [`ConfineError`] with the step.
-pub fn harden(forker: Pid) -> Result<(), ConfineError> {
+pub fn harden(forker: Pid, filter: &Filter) -> Result<(), ConfineError> {
     prctl::set_pdeathsig(Signal::SIGTERM).map_err(call("PR_SET_PDEATHSIG"))?;
     if getppid() != forker {
         return Err(ConfineError::Orphan);
     }
     prctl::set_no_new_privs().map_err(call("PR_SET_NO_NEW_PRIVS"))?;
     prctl::set_dumpable(false).map_err(call("PR_SET_DUMPABLE"))?;
-    let limits = [(Resource::RLIMIT_CORE, 0), (Resource::RLIMIT_NPROC, 0), (Resource::RLIMIT_NOFILE, MAX_DESCRIPTORS)];
+    let limits =
+        [(Resource::RLIMIT_CORE, 0), (Resource::RLIMIT_NOFILE, MAX_DESCRIPTORS), (Resource::RLIMIT_DATA, MAX_MEMORY)];
     for (resource, limit) in limits {
         setrlimit(resource, limit, limit).map_err(call("setrlimit"))?;
     }
+    filter.install()?;
     Ok(())
+}
+
+/// From now on no thread can be started.
+///
+/// # Errors
+/// [`ConfineError`] if the limit cannot be set.
+pub fn no_more_threads() -> Result<(), ConfineError> {
+    setrlimit(Resource::RLIMIT_NPROC, 0, 0).map_err(call("setrlimit"))
 }
 
 /// Makes `directory` the root of this process, closes it, and gives up every capability for good.

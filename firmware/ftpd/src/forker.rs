@@ -4,16 +4,21 @@
 //! and on a signalfd for SIGCHLD, SIGTERM, SIGINT and SIGHUP.
 
 mod child;
+mod metrics;
+mod resolve;
 mod warm;
 
 use crate::config::Config;
 use crate::confine::{ConfineError, keep_chroot_only};
+use crate::filter::{Filter, FilterError};
 use crate::gatekeeper::introduce;
 use crate::limits::{Origin, Sessions};
+use crate::metrics::{Event, Limit};
 use crate::session::{Context, FAILED_LOGIN_DELAY};
 use crate::tls::{Certificate, TlsError};
 use child::Newborn;
 use daemon::notify;
+use metrics::Desk;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -21,9 +26,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use resolve::Resolver;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,6 +64,12 @@ pub enum ForkerError {
     /// Privileges are not as they must be.
     #[error("the privileges of this process are not right")]
     Privileges(#[from] ConfineError),
+    /// Sessions cannot be kept to their system calls.
+    #[error("no filter of system calls")]
+    Filter(#[from] FilterError),
+    /// There is no way to metrics.
+    #[error("metrics cannot be offered")]
+    Metrics(#[source] io::Error),
     /// No session can be served.
     #[error("the trial session failed")]
     Warm(#[source] io::Error),
@@ -93,19 +106,22 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Errno> {
 
 /// Serves until SIGTERM or SIGINT, and then until the last session is over or `drain_seconds` have passed.
 ///
+/// SIGHUP has the file of the configuration read again, for sessions to come.
+///
 /// # Errors
 /// [`ForkerError`]. What befalls a session is not an error of the forker.
-pub fn run(config: Config, listeners: Vec<TcpListener>) -> Result<(), ForkerError> {
+pub fn run(file: &Path, config: Config, listeners: Vec<TcpListener>) -> Result<(), ForkerError> {
     keep_chroot_only()?;
-    let certificate = match (&config.cert, &config.key) {
-        (Some(cert), Some(key)) => Some(Certificate::load(cert, key)?),
-        _ => None,
-    };
+    let certificate = certificate(&config)?;
     let config = Arc::new(config);
     warm::up(&config, certificate.as_ref().map(Certificate::acceptor)).map_err(ForkerError::Warm)?;
     let forker = Forker {
         sessions: Sessions::new(config.max_sessions, config.max_per_address),
         signals: signals().map_err(ForkerError::Wait)?,
+        desk: Desk::new(config.metrics).map_err(ForkerError::Metrics)?,
+        resolver: Resolver::new(config.public_address.as_deref()),
+        filter: Arc::new(Filter::new()?),
+        file: file.to_owned(),
         config,
         certificate,
         listeners,
@@ -120,6 +136,13 @@ pub fn run(config: Config, listeners: Vec<TcpListener>) -> Result<(), ForkerErro
     }
 }
 
+fn certificate(config: &Config) -> Result<Option<Certificate>, TlsError> {
+    match (&config.cert, &config.key) {
+        (Some(cert), Some(key)) => Certificate::load(cert, key).map(Some),
+        _ => Ok(None),
+    }
+}
+
 fn signals() -> Result<SignalFd, Errno> {
     let mut mask = SigSet::empty();
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
@@ -130,7 +153,11 @@ fn signals() -> Result<SignalFd, Errno> {
 }
 
 struct Forker {
+    file: PathBuf,
     config: Arc<Config>,
+    filter: Arc<Filter>,
+    desk: Desk,
+    resolver: Resolver,
     certificate: Option<Certificate>,
     listeners: Vec<TcpListener>,
     signals: SignalFd,
@@ -161,9 +188,15 @@ impl Forker {
                     self.stop = Some(Instant::now() + WAIT);
                 }
             }
-            let until = [Some(ping), self.paused, self.stop].into_iter().flatten().min().unwrap_or(ping);
+            let until = [Some(ping), self.paused, self.stop, self.desk.until(), self.resolver.until()]
+                .into_iter()
+                .flatten()
+                .min()
+                .unwrap_or(ping);
             let ready = self.wait(until.saturating_duration_since(Instant::now()).min(WAIT))?;
             self.take_signals()?;
+            self.desk.work(self.sessions.count());
+            self.resolver.work();
             for index in ready {
                 if let Some(newborn) = self.accept(index) {
                     return Ok(Some(newborn));
@@ -175,10 +208,14 @@ impl Forker {
     /// Waits; gives the listeners at which a connection is waiting.
     fn wait(&mut self, most: Duration) -> Result<Vec<usize>, ForkerError> {
         self.paused = self.paused.filter(|until| *until > Instant::now());
-        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let mut fds = Vec::new();
         if self.paused.is_none() {
             fds.extend(self.listeners.iter().map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)));
         }
+        let listeners = fds.len();
+        fds.push(PollFd::new(self.signals.as_fd(), PollFlags::POLLIN));
+        fds.extend(self.desk.fds());
+        fds.extend(self.resolver.fd());
         // Rounded up: a wait that ends a moment too early would be repeated without a pause.
         let timeout = PollTimeout::try_from(most + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
@@ -186,7 +223,7 @@ impl Forker {
             Err(errno) => return Err(ForkerError::Wait(errno)),
         }
         let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
-        Ok(fds[1..].iter().enumerate().filter(|(_, fd)| ready(fd)).map(|(index, _)| index).collect())
+        Ok(fds[..listeners].iter().enumerate().filter(|(_, fd)| ready(fd)).map(|(index, _)| index).collect())
     }
 
     fn take_signals(&mut self) -> Result<(), ForkerError> {
@@ -200,7 +237,7 @@ impl Forker {
                     self.stop = Some(Instant::now() + self.config.drain() + Duration::from_secs(1));
                     self.tell_all(Signal::SIGTERM);
                 }
-                Some(Signal::SIGHUP) => self.refresh(),
+                Some(Signal::SIGHUP) => self.reload(),
                 // SIGCHLD is merged with others of its kind, so it says no more than "look".
                 _ => {}
             }
@@ -233,6 +270,30 @@ impl Forker {
             // One that has just ended is still there until it is reaped.
             let _ = kill(Pid::from_raw(pid), signal);
         }
+    }
+
+    /// The configuration as the file has it now, for sessions to come. One that cannot be used changes nothing.
+    fn reload(&mut self) {
+        let new = daemon::config::load::<Config>(&self.file).map_err(|e| daemon::report(&e));
+        let new = new.and_then(|new| new.check().map(|()| new).map_err(|e| daemon::report(&e)));
+        let new = new.and_then(|new| match certificate(&new) {
+            Ok(certificate) => Ok((new, certificate)),
+            Err(error) => Err(daemon::report(&error)),
+        });
+        let (config, certificate) = match new {
+            Ok(new) => new,
+            Err(why) => {
+                tracing::error!("the new configuration is not used, the old one stays: {why}");
+                return;
+            }
+        };
+        if (&config.listen, config.metrics) != (&self.config.listen, self.config.metrics) {
+            tracing::warn!("other addresses to listen on are taken with the next start");
+        }
+        self.sessions.limit(config.max_sessions, config.max_per_address);
+        self.resolver = Resolver::new(config.public_address.as_deref()).after(&self.resolver);
+        (self.config, self.certificate) = (config.into(), certificate);
+        tracing::info!("the configuration was read again");
     }
 
     fn refresh(&mut self) {
@@ -270,20 +331,20 @@ impl Forker {
     fn take(&mut self, client: TcpStream, address: SocketAddr) -> Option<Newborn> {
         let ip = address.ip().to_canonical();
         if self.stop.is_some() {
-            refuse(&client, "The service stops, try again later");
+            self.refuse(&client, Limit::Stopping, "The service stops, try again later");
             return None;
         }
         let origin = Origin::from(ip);
         if let Err(full) = self.sessions.admit(origin) {
             tracing::info!(address = %ip, "{full}");
-            refuse(&client, "Too many connections, try again later");
+            self.refuse(&client, full.into(), "Too many connections, try again later");
             return None;
         }
         let introduced = match introduce(&self.config.sessions, ip) {
             Ok(introduced) => introduced,
             Err(error) => {
                 tracing::error!("stagerd cannot be reached: {}", daemon::report(&error));
-                refuse(&client, "The service is not available, try again later");
+                self.refuse(&client, Limit::Resources, "The service is not available, try again later");
                 return None;
             }
         };
@@ -291,26 +352,33 @@ impl Forker {
         let context = Context {
             config: self.config.clone(),
             tls: self.certificate.as_ref().map(Certificate::acceptor),
+            public: self.resolver.known(),
+            reporter: self.desk.reporter(),
             failed_login_delay: FAILED_LOGIN_DELAY,
         };
+        let filter = self.filter.clone();
         match child::fork() {
-            Ok(child::Side::Child { forker }) => return Some(Newborn { forker, client, introduced, context }),
-            Ok(child::Side::Parent(pid)) => self.sessions.insert(pid.as_raw(), origin),
+            Ok(child::Side::Child { forker }) => return Some(Newborn { forker, client, introduced, context, filter }),
+            Ok(child::Side::Parent(pid)) => {
+                self.sessions.insert(pid.as_raw(), origin);
+                self.desk.metrics.session();
+            }
             Err(errno) => {
                 tracing::error!(error = %errno, "no process for a session");
-                refuse(&client, "Too many connections, try again later");
+                self.refuse(&client, Limit::Resources, "Too many connections, try again later");
             }
         }
         None
     }
-}
 
-/// Tells a client that there is no session, without ever waiting for it.
-fn refuse(client: &TcpStream, why: &str) {
-    // The socket is new, so its buffer takes the line; if not, the client learns it from the end of the connection.
-    if client.set_nonblocking(true).is_ok() {
-        let mut client = client;
-        let _ = client.write(format!("421 {why}\r\n").as_bytes());
+    /// Tells a client that there is no session, without ever waiting for it.
+    fn refuse(&mut self, client: &TcpStream, limit: Limit, why: &str) {
+        self.desk.metrics.note(Event::Limit(limit));
+        // The socket is new, so its buffer takes the line; if not, the client learns it from the end of the connection.
+        if client.set_nonblocking(true).is_ok() {
+            let mut client = client;
+            let _ = client.write(format!("421 {why}\r\n").as_bytes());
+        }
     }
 }
 

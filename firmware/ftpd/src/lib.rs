@@ -4,14 +4,14 @@
 //! - [`forker`]: one thread, no runtime; accepts, keeps the limits ([`limits`]), forks, reaps.
 //! - [`session`]: in the child; the gate in front of libunftp, the transfers.
 //! - [`gatekeeper`]: stagerd, over a Unix socket that the forker opens for the session: who may come in, what may be sent.
-//! - [`confine`]: what is given up, and when. [`tls`]: the certificate, renewed without a restart.
-//! - Without I/O: [`line`], [`command`], [`path`], [`reply`], [`facts`], [`limits`].
+//! - [`confine`], [`filter`]: what is given up, and when. [`tls`]: the certificate, renewed without a restart.
+//! - Without I/O: [`line`], [`command`], [`path`], [`reply`], [`facts`], [`limits`], [`metrics`].
 //!
 //! # Privileges, in order
 //! 1. The process starts as a user of its own with CAP_SYS_CHROOT (and what it needs to bind port 21, if it does).
 //! 2. The forker has bound its ports and keeps CAP_SYS_CHROOT alone; without it, it does not start.
-//! 3. A child, before it reads from its client: no core, no debugger, no further process or thread, few descriptors, no privilege
-//!    by exec; SIGTERM when the forker dies.
+//! 3. A child, before it reads from its client: no core, no debugger, no further process, few descriptors, little memory, no
+//!    privilege by exec, no system call but those of [`filter`]; SIGTERM when the forker dies.
 //! 4. stagerd says yes to a login and hands over the account's directory: fchdir, chroot, chdir, the directory is closed, the last
 //!    capability goes. If any of it fails, the session ends.
 //!
@@ -28,11 +28,13 @@ pub mod command;
 pub mod config;
 pub mod confine;
 pub mod facts;
+pub mod filter;
 pub mod forker;
 pub mod gatekeeper;
 pub mod limits;
 pub mod line;
 pub mod log;
+pub mod metrics;
 pub mod path;
 mod readiness;
 pub mod reply;
@@ -67,5 +69,5 @@ pub fn run(path: &Path) -> Result<(), Error> {
     for address in listeners.iter().filter_map(|l| l.local_addr().ok()) {
         tracing::info!(%address, "listening");
     }
-    Ok(forker::run(config, listeners)?)
+    Ok(forker::run(path, config, listeners)?)
 }

@@ -45,6 +45,11 @@ impl Sessions {
         Self { most, most_per_address, by_pid: HashMap::new(), by_origin: HashMap::new() }
     }
 
+    /// Other limits from now on. Sessions that are there stay.
+    pub fn limit(&mut self, most: usize, most_per_address: usize) {
+        (self.most, self.most_per_address) = (most, most_per_address);
+    }
+
     /// Whether one more from there is allowed.
     ///
     /// # Errors
@@ -117,6 +122,11 @@ mod tests {
         assert_eq!(sessions.admit(b), Ok(()));
         sessions.insert(3, b);
         assert_eq!(sessions.admit(b), Err(Full::Sessions));
+        sessions.limit(4, 2);
+        assert_eq!((sessions.admit(a), sessions.admit(b)), (Err(Full::Address), Ok(())));
+        sessions.limit(2, 1);
+        assert_eq!(sessions.admit(b), Err(Full::Sessions));
+        sessions.limit(3, 2);
         assert!(sessions.remove(1) && !sessions.remove(1));
         assert_eq!(sessions.admit(a), Ok(()));
         assert!(sessions.remove(2) && sessions.remove(3) && sessions.count() == 0);

@@ -10,11 +10,14 @@
 mod backend;
 mod client;
 mod data;
+mod disk;
 mod gate;
 mod inner;
 mod listing;
 mod login;
+mod pace;
 mod progress;
+mod pump;
 mod shared;
 mod transfer;
 
@@ -22,12 +25,14 @@ pub use progress::Progress;
 
 use crate::config::Config;
 use crate::gatekeeper::{Gatekeeper, Introduced, Stagerd};
+use crate::metrics::{Event, Limit};
 use crate::readiness::readable;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
@@ -37,14 +42,53 @@ use tokio_rustls::TlsAcceptor;
 /// How long a failed login is answered later than a successful one.
 pub const FAILED_LOGIN_DELAY: Duration = Duration::from_secs(1);
 
+/// What PASV answers as address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Public {
+    /// That which the client has reached.
+    Local,
+    /// This one.
+    At(Ipv4Addr),
+    /// There is a name for it that could not be resolved yet.
+    Unknown,
+}
+
+/// Tells the forker what to count.
+#[derive(Debug)]
+pub struct Reporter(UnixDatagram);
+
+impl Reporter {
+    /// By this socket, which must not block.
+    pub fn new(socket: UnixDatagram) -> Self {
+        Self(socket)
+    }
+
+    fn note(&self, event: Event) {
+        // A forker that is behind with its counting misses some; nobody waits for it.
+        let _ = self.0.send(&event.encode());
+    }
+}
+
 /// What a session is given beside its client.
 pub struct Context {
     /// The configuration.
     pub config: Arc<Config>,
     /// The certificate as it is now.
     pub tls: Option<TlsAcceptor>,
+    /// What PASV answers.
+    pub public: Public,
+    /// Where events are counted, if anywhere.
+    pub reporter: Option<Reporter>,
     /// See [`FAILED_LOGIN_DELAY`].
     pub failed_login_delay: Duration,
+}
+
+impl Context {
+    pub(crate) fn note(&self, event: Event) {
+        if let Some(reporter) = &self.reporter {
+            reporter.note(event);
+        }
+    }
 }
 
 /// Serves one client in this process, which the forker has just made; returns when the session is over.
@@ -57,8 +101,11 @@ pub fn run(client: TcpStream, introduced: Introduced, context: Context) -> io::R
     let (stop, stopping) = watch::channel(false);
     let signals = termination()?;
     let (drain, longest) = (context.config.drain(), context.config.session());
+    let control = client.try_clone()?;
+    let context = Arc::new(context);
+    let outer = context.clone();
     let session = serve_with(client, Box::new(Stagerd::new(introduced)?), context, stopping);
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let ended = async {
             // The forker, or its death, tells that it is time to go.
             let _signal = signals.readable().await?;
@@ -70,9 +117,16 @@ pub fn run(client: TcpStream, introduced: Introduced, context: Context) -> io::R
         tokio::select! {
             outcome = session => outcome,
             outcome = ended => outcome,
-            () = tokio::time::sleep(longest) => { tracing::info!("session cut: it was the longest allowed"); Ok(()) }
+            () = tokio::time::sleep(longest) => {
+                tracing::info!("session cut: it was the longest allowed");
+                outer.note(Event::Limit(Limit::Session));
+                Ok(())
+            }
         }
-    })
+    });
+    // A process whose other thread waits for a disk that hangs lives on for a while, and its sockets with it.
+    let _ = control.shutdown(Shutdown::Both);
+    outcome
 }
 
 /// Serves one client with any gatekeeper and without the signals of a forked process: for warming up.
@@ -83,13 +137,13 @@ pub fn serve(client: TcpStream, gatekeeper: Box<dyn Gatekeeper>, context: Contex
     let runtime = runtime()?;
     let _inside = runtime.enter();
     let (_stop, stopping) = watch::channel(false);
-    runtime.block_on(serve_with(client, gatekeeper, context, stopping))
+    runtime.block_on(serve_with(client, gatekeeper, Arc::new(context), stopping))
 }
 
 async fn serve_with(
     client: TcpStream,
     gatekeeper: Box<dyn Gatekeeper>,
-    context: Context,
+    context: Arc<Context>,
     stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
     client.set_nonblocking(true)?;

@@ -46,6 +46,12 @@ pub struct Config {
     /// Sessions of the ftp daemon at once.
     #[serde(default = "many")]
     pub max_sessions: usize,
+    /// Sessions of one customer at once, from wherever they come.
+    #[serde(default = "many_per_customer")]
+    pub max_sessions_per_customer: usize,
+    /// Bytes per second that the transfers of one customer may have together; 0 is no bound.
+    #[serde(default)]
+    pub customer_bytes_per_second: u64,
     /// Memory for the pages of the ledger (bytes).
     #[serde(default = "cache")]
     pub ledger_cache_bytes: usize,
@@ -71,7 +77,10 @@ fn floor() -> u64 {
     256 << 20
 }
 fn many() -> usize {
-    2000
+    6000
+}
+fn many_per_customer() -> usize {
+    256
 }
 fn cache() -> usize {
     64 << 20

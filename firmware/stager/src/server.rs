@@ -10,7 +10,7 @@ use crate::logins::{Cache, Door};
 use crate::reconcile::{Report, reconcile};
 use crate::revocations::{self, Watch};
 use crate::service::Stager;
-use crate::sessions::Sessions;
+use crate::sessions::{PerCustomer, Sessions};
 use crate::throttle::Throttle;
 use crate::tree::{Tree, TreeError};
 use crate::{engine::Work, outbox};
@@ -154,7 +154,10 @@ pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown
         grace,
         throttle: Throttle::default(),
     };
-    let sessions = Arc::new(Sessions::new(door));
+    let sessions = Arc::new(Sessions::new(
+        door,
+        PerCustomer { sessions: config.max_sessions_per_customer, bytes_per_second: config.customer_bytes_per_second },
+    ));
     // Everything below ends with this one, which also ends when the writer or any of it does.
     let (trigger, end) = Shutdown::manual();
     let mut tasks = JoinSet::new();

@@ -6,6 +6,7 @@
 use crate::engine::{Access, Begin, COMPLETE, Work};
 use crate::logins::Door;
 use crate::reconcile::INTERRUPTED;
+use crate::rows::Event;
 use daemon::fds::{recv_frame, send_frame};
 use daemon::ipc::{Frame, IpcError, Peers, passing};
 use daemon::{Shutdown, report};
@@ -20,7 +21,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tobj::{Body, Fault, Message, Reply, Request, Text};
+use tobj::{AuditEvent, Body, Fault, Message, Name, Reply, Request, Text};
 use tokio::net::UnixListener;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -32,10 +33,23 @@ const COUNTER: u64 = 4096;
 /// How long sessions get to close their books at the end.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// Where in that file we say how many bytes per second the transfer may have; 0 is no bound.
+const RATE_AT: u64 = 8;
+
+/// What one customer may have, in all of his sessions together.
+#[derive(Debug, Clone, Copy)]
+pub struct PerCustomer {
+    /// Sessions at once.
+    pub sessions: usize,
+    /// Bytes per second, shared evenly by his transfers; 0 is no bound.
+    pub bytes_per_second: u64,
+}
+
 /// What sessions share.
 #[derive(Debug)]
 pub struct Sessions {
     door: Door,
+    limits: PerCustomer,
     open: Mutex<Open>,
 }
 
@@ -44,14 +58,42 @@ struct Open {
     next: u64,
     /// To end them from outside.
     streams: HashMap<u64, UnixStream>,
-    /// Transfers under way: their counters, and what was read last.
-    transfers: HashMap<u64, (Arc<File>, u64)>,
+    /// Transfers under way.
+    transfers: HashMap<u64, Running>,
+    /// How many sessions a customer has.
+    customers: HashMap<Name, usize>,
+}
+
+/// A transfer under way.
+#[derive(Debug)]
+struct Running {
+    counter: Arc<File>,
+    /// What was read last.
+    last: u64,
+    customer: Name,
+}
+
+impl Open {
+    /// Gives each transfer of this customer its part of what he may have.
+    fn share(&self, customer: &Name, bytes_per_second: u64) {
+        if bytes_per_second == 0 {
+            return;
+        }
+        let his = || self.transfers.values().filter(|running| running.customer == *customer);
+        let part = (bytes_per_second / (his().count() as u64).max(1)).max(1);
+        for running in his() {
+            // Memory of our own making: this does not fail.
+            if let Err(error) = running.counter.write_all_at(&part.to_le_bytes(), RATE_AT) {
+                tracing::error!(%error, "a transfer's rate cannot be written");
+            }
+        }
+    }
 }
 
 impl Sessions {
-    /// Sessions that come in through this door.
-    pub fn new(door: Door) -> Self {
-        Self { door, open: Mutex::default() }
+    /// Sessions that come in through this door, within these limits.
+    pub fn new(door: Door, limits: PerCustomer) -> Self {
+        Self { door, limits, open: Mutex::default() }
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -65,10 +107,10 @@ impl Sessions {
 
     /// Has the counts of transfers under way put into the ledger with its next commit.
     pub fn note_progress(&self) {
-        for (transfer, (counter, last)) in &mut self.open().transfers {
-            let bytes = count(counter);
-            if bytes > *last {
-                *last = bytes;
+        for (transfer, running) in &mut self.open().transfers {
+            let bytes = count(&running.counter);
+            if bytes > running.last {
+                running.last = bytes;
                 self.door.engine.ride(Work::Progress { transfer: *transfer, bytes });
             }
         }
@@ -156,6 +198,7 @@ impl Sessions {
 }
 
 struct Login {
+    customer: Name,
     access: Access,
     counter: Arc<File>,
 }
@@ -214,16 +257,43 @@ impl Session<'_> {
             Ok(admitted) => admitted,
             Err(code) => return (fault(code), None),
         };
+        let customer = admitted.customer.clone();
+        if !self.take_place(&customer) {
+            tracing::warn!(%customer, %address, "too many sessions of one customer");
+            let event = Event::new(self.all.door.clock.now().at, AuditEvent::LoginRefused);
+            let event = Event { customer: Some(customer.to_string()), address: Some(address.to_string()), ..event };
+            self.all.door.engine.ride(Work::Note(event.outcome("too many sessions of this customer")));
+            return (fault(Fault::Busy), None);
+        }
         let counter = match counter() {
             Ok(counter) => Arc::new(counter),
             Err(error) => {
                 tracing::error!(%error, "no memory for a session's counter");
+                self.leave_place(&customer);
                 return (fault(Fault::Unavailable), None);
             }
         };
         let reply = Reply::FtpAdmitted { customer: admitted.customer.clone(), kind: admitted.kind() };
-        self.login = Some(Login { access: admitted.access, counter });
+        self.login = Some(Login { customer, access: admitted.access, counter });
         (reply, Some(admitted.directory))
+    }
+
+    fn take_place(&self, customer: &Name) -> bool {
+        let mut open = self.all.open();
+        let places = open.customers.entry(customer.clone()).or_default();
+        let free = *places < self.all.limits.sessions;
+        *places += usize::from(free);
+        free
+    }
+
+    fn leave_place(&self, customer: &Name) {
+        let mut open = self.all.open();
+        if let Some(places) = open.customers.get_mut(customer) {
+            *places -= 1;
+            if *places == 0 {
+                open.customers.remove(customer);
+            }
+        }
     }
 
     fn begin(&mut self, path: &str, offset: u64, tls: bool) -> Reply {
@@ -240,7 +310,10 @@ impl Session<'_> {
             Ok(reply) => {
                 if let Reply::Transfer { transfer } = reply {
                     self.transfer = Some(transfer);
-                    self.all.open().transfers.insert(transfer, (login.counter.clone(), 0));
+                    let (counter, customer) = (login.counter.clone(), login.customer.clone());
+                    let mut open = self.all.open();
+                    open.transfers.insert(transfer, Running { counter, last: 0, customer });
+                    open.share(&login.customer, self.all.limits.bytes_per_second);
                 }
                 reply
             }
@@ -268,7 +341,11 @@ impl Session<'_> {
     /// The record of the transfer under way goes with the next commit; until then it stands in the ledger as begun.
     fn finish(&mut self, bytes: u64, outcome: &'static str) {
         if let Some(transfer) = self.transfer.take() {
-            self.all.open().transfers.remove(&transfer);
+            let mut open = self.all.open();
+            if let Some(ended) = open.transfers.remove(&transfer) {
+                open.share(&ended.customer, self.all.limits.bytes_per_second);
+            }
+            drop(open);
             self.all.door.engine.ride(Work::End { transfer, bytes, outcome });
         }
     }
@@ -276,6 +353,9 @@ impl Session<'_> {
     fn close(&mut self) {
         let bytes = self.login.as_ref().map_or(0, |login| count(&login.counter));
         self.finish(bytes, INTERRUPTED);
+        if let Some(login) = &self.login {
+            self.leave_place(&login.customer);
+        }
     }
 }
 

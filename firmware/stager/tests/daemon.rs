@@ -310,11 +310,47 @@ async fn leases_expire_by_themselves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_one_customer_may_have() {
+    use std::os::unix::fs::FileExt;
+    let site = Site::with("max_sessions_per_customer = 2\ncustomer_bytes_per_second = 1000");
+    site.database.with(|known| known.passwords.insert("alice".into(), "swordfish".into()));
+    let stager = site.start();
+    stager.put(CONTENT).await;
+    stager.stage(1, site.grant(1, Standing, CONTENT)).await;
+    let login = |session: &Session| session.login("alice", "swordfish");
+    let (first, second, third) =
+        (stager.session("192.0.2.1"), stager.session("192.0.2.2"), stager.session("192.0.2.3"));
+    let (_, one) = admitted(login(&first));
+    let (_, two) = admitted(login(&second));
+    assert_eq!(fault(&login(&third).0), Some(Fault::Busy), "whatever the address");
+    // The transfers under way share what he may have.
+    let rate = |counter: &std::fs::File| {
+        let mut bytes = [0; 8];
+        counter.read_exact_at(&mut bytes, 8).unwrap();
+        u64::from_le_bytes(bytes)
+    };
+    let path = "/maps/1.0/grüße 1.iso";
+    let number = transfer(&first.begin(path, 0));
+    assert_eq!(rate(&one), 1000);
+    transfer(&second.begin(path, 0));
+    assert_eq!((rate(&one), rate(&two)), (500, 500));
+    assert_eq!(first.end(number, 1, "complete"), Reply::Done {});
+    assert_eq!(rate(&two), 1000);
+    // A session that is over leaves its place.
+    drop(first);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while fault(&login(&third).0).is_some() {
+        assert!(std::time::Instant::now() < deadline, "the place stays taken");
+    }
+    stager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_sessions_at_once() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let hard = getrlimit(Resource::RLIMIT_NOFILE).unwrap().1;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
-    let site = Site::with("max_sessions = 500");
+    let site = Site::with("max_sessions = 500\nmax_sessions_per_customer = 500");
     let stager = site.start();
     stager.put(CONTENT).await;
     let (user, secret) = ticket(&stager.stage(1, site.grant(1, OneTime, CONTENT)).await);

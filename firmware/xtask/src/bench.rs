@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measurements, as ratios within one run on one machine.
 
 mod commlink;
+mod ftp;
 mod staging;
 
 use crate::Usage;
@@ -33,9 +34,12 @@ pub(crate) fn bench(names: &[String], json: Option<&Path>) -> Result<()> {
     for name in names {
         match name.as_str() {
             "commlink" => rows.extend(commlink::measure()?),
+            "ftp" => rows.extend(ftp::measure()?),
             "staging" => rows.extend(staging::measure()?),
             other => {
-                return Err(Usage(format!("there is no measurement {other:?}; there is: commlink, staging")).into());
+                return Err(
+                    Usage(format!("there is no measurement {other:?}; there is: commlink, ftp, staging")).into()
+                );
             }
         }
     }

@@ -93,7 +93,7 @@ enum Task {
     },
     /// Measure, as ratios within one run.
     Bench {
-        /// What: commlink, staging.
+        /// What: commlink, ftp, staging.
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
         /// Write the table as JSON too.

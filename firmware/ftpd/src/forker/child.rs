@@ -1,12 +1,14 @@
 //! fork(2) and the life of a child.
 
 use crate::confine::harden;
+use crate::filter::Filter;
 use crate::gatekeeper::Introduced;
 use crate::session::{self, Context};
 use nix::errno::Errno;
 use nix::unistd::{ForkResult, Pid, getpid};
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// Exit status of a session that failed.
 pub(super) const FAILED: i32 = 1;
@@ -31,6 +33,7 @@ pub(super) struct Newborn {
     pub(super) client: TcpStream,
     pub(super) introduced: Introduced,
     pub(super) context: Context,
+    pub(super) filter: Arc<Filter>,
 }
 
 /// Makes a process.
@@ -47,9 +50,9 @@ pub(super) fn fork() -> Result<Side, Errno> {
 
 /// Serves one session and ends the process. Never returns into what was the forker, by panic neither.
 pub(super) fn live(newborn: Newborn) -> ! {
-    let Newborn { forker, client, introduced, context } = newborn;
+    let Newborn { forker, client, introduced, context, filter } = newborn;
     let code = catch_unwind(AssertUnwindSafe(|| {
-        if let Err(error) = harden(forker) {
+        if let Err(error) = harden(forker, &filter) {
             tracing::error!("a session cannot be made safe: {}", daemon::report(&error));
             return UNSAFE;
         }
@@ -66,7 +69,7 @@ pub(super) fn live(newborn: Newborn) -> ! {
 
 /// Ends the process at once.
 #[allow(unsafe_code, reason = "exit(3) would run what the forker has registered")]
-fn exit(code: i32) -> ! {
+pub(super) fn exit(code: i32) -> ! {
     // SAFETY: _exit only ends the process. What is skipped are handlers that belong to the forker.
     unsafe { libc::_exit(code) }
 }

@@ -3,7 +3,7 @@
 
 use crate::config::Config;
 use crate::gatekeeper::{Admission, Gatekeeper, Outcome, Refusal};
-use crate::session::{Context, serve};
+use crate::session::{Context, Public, serve};
 use async_trait::async_trait;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -41,7 +41,8 @@ pub(super) fn up(config: &Arc<Config>, tls: Option<TlsAcceptor>) -> io::Result<(
     client.write_all(SCRIPT.as_bytes())?;
     let mut config = Config::clone(config);
     (config.require_tls, config.max_failed_logins) = (false, u32::MAX);
-    let context = Context { config: config.into(), tls, failed_login_delay: Duration::ZERO };
+    let (config, public) = (config.into(), Public::Local);
+    let context = Context { config, tls, public, failed_login_delay: Duration::ZERO, reporter: None };
     // Its refused login is nobody's and belongs in no log.
     let silent = tracing::subscriber::NoSubscriber::default();
     tracing::subscriber::with_default(silent, || serve(session, Box::new(Nobody), context))?;

@@ -1,19 +1,19 @@
 //! libunftp's storage: read-only, in the account that has become the root of this process. Files and listings are handed to the
 //! gate; libunftp's own data connection, which any local process could reach, carries not a byte.
 
-use super::listing::{self, Meta, Missing, ROOT, write_facts};
+use super::listing::{self, Entry, Meta, Missing, ROOT, write_facts};
 use super::shared::{Body, Shared, Verdict, Work};
 use crate::confine::confine;
 use async_trait::async_trait;
 use std::fmt::{Debug, Write};
 use std::io::{self, Cursor, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use unftp_core::auth::DefaultUser;
-use unftp_core::storage::{self, FEATURE_RESTART, Fileinfo, Metadata, Result, StorageBackend};
+use unftp_core::storage::{self, FEATURE_RESTART, Metadata, Result, StorageBackend};
 
 /// The account's files.
 #[derive(Debug)]
@@ -22,13 +22,31 @@ pub(super) struct Depot(pub(super) Arc<Shared>);
 /// What is asked of it. The gate lets none of these through; should one come, the answer is no.
 const READ_ONLY: Missing = Missing { kind: storage::ErrorKind::CommandNotImplemented, why: "Read-only" };
 
+/// The disk does not answer, or cannot be asked.
+const SILENT: Missing =
+    Missing { kind: storage::ErrorKind::LocalError, why: "The disk does not answer, try again later" };
+
 impl Depot {
-    /// Keeps the reason for the gate.
+    /// Keeps code and reason for the gate.
     fn explained<T>(&self, outcome: std::result::Result<T, Missing>) -> Result<T> {
         outcome.map_err(|missing| {
-            self.0.reason.put(missing.why);
+            self.0.reason.put((missing.code(), missing.why));
             missing.into()
         })
+    }
+
+    /// Asks the disk about a name.
+    async fn look<T: Send + 'static>(
+        &self,
+        path: &Path,
+        question: impl FnOnce(&Path) -> std::result::Result<T, Missing> + Send + 'static,
+    ) -> Result<T> {
+        let path = path.to_owned();
+        let answer = self.0.disk.ask(move || question(&path)).await;
+        self.explained(answer.unwrap_or_else(|error| {
+            tracing::error!(%error, "the disk cannot be asked");
+            Err(SILENT)
+        }))
     }
 
     async fn hand_over(&self, body: Body) -> io::Result<()> {
@@ -38,16 +56,13 @@ impl Depot {
         over.await.map_err(|_| closed())
     }
 
-    async fn list_as(&self, path: &Path, line: fn(&mut Vec<u8>, &Fileinfo<PathBuf, Meta>)) -> Result<()> {
-        let mut bytes = Vec::new();
-        for entry in self.explained(listing::entries(ROOT, path))? {
-            line(&mut bytes, &entry);
-        }
+    async fn list_as(&self, path: &Path, line: fn(&mut Vec<u8>, &Entry)) -> Result<()> {
+        let bytes = self.look(path, move |path| listing::lines(ROOT, path, line)).await?;
         Ok(self.hand_over(Body::Bytes(bytes)).await?)
     }
 }
 
-fn long_line(out: &mut Vec<u8>, entry: &Fileinfo<PathBuf, Meta>) {
+fn long_line(out: &mut Vec<u8>, entry: &Entry) {
     let mut line = String::new();
     // Display fails for a path without a last component, which an entry does not have.
     if write!(line, "{entry}\r\n").is_ok() {
@@ -55,7 +70,13 @@ fn long_line(out: &mut Vec<u8>, entry: &Fileinfo<PathBuf, Meta>) {
     }
 }
 
-fn name_line(out: &mut Vec<u8>, entry: &Fileinfo<PathBuf, Meta>) {
+/// A line of STAT; the space keeps a name from being taken for the end of the reply.
+fn status_line(out: &mut Vec<u8>, entry: &Entry) {
+    out.push(b' ');
+    long_line(out, entry);
+}
+
+fn name_line(out: &mut Vec<u8>, entry: &Entry) {
     out.extend_from_slice(entry.path.as_os_str().as_encoded_bytes());
     out.extend_from_slice(b"\r\n");
 }
@@ -82,20 +103,16 @@ impl StorageBackend<DefaultUser> for Depot {
     }
 
     async fn metadata<P: AsRef<Path> + Send + Debug>(&self, _: &DefaultUser, path: P) -> Result<Meta> {
-        let meta = self.explained(listing::metadata(ROOT, path.as_ref()))?;
+        let meta = self.look(path.as_ref(), |path| listing::metadata(ROOT, path)).await?;
         if self.0.size.load(Relaxed) && !meta.is_file() {
             return self.explained(Err(Missing::gone("Not a plain file")));
         }
         Ok(meta)
     }
 
-    async fn list<P: AsRef<Path> + Send + Debug>(
-        &self,
-        _: &DefaultUser,
-        path: P,
-    ) -> Result<Vec<Fileinfo<PathBuf, Meta>>> {
+    async fn list<P: AsRef<Path> + Send + Debug>(&self, _: &DefaultUser, path: P) -> Result<Vec<Entry>> {
         // MLSD is of a directory (RFC 3659 section 7.2); libunftp's other listings do not come here.
-        if !self.explained(listing::metadata(ROOT, path.as_ref()))?.is_dir() {
+        if !self.look(path.as_ref(), |path| listing::metadata(ROOT, path)).await?.is_dir() {
             return self.explained(Err(Missing::gone("Not a directory")));
         }
         self.list_as(path.as_ref(), write_facts).await?;
@@ -114,8 +131,9 @@ impl StorageBackend<DefaultUser> for Depot {
 
     /// STAT of a name: over the control connection, so it goes through libunftp.
     async fn list_vec<P: AsRef<Path> + Send + Debug>(&self, _: &DefaultUser, path: P) -> Result<Vec<String>> {
-        let entries = self.explained(listing::entries(ROOT, path.as_ref()))?;
-        let lines = entries.into_iter().map(|entry| format!(" {entry}"));
+        let bytes = self.look(path.as_ref(), |path| listing::lines(ROOT, path, status_line)).await?;
+        let text = String::from_utf8_lossy(&bytes);
+        let lines = text.lines().map(str::to_owned);
         Ok(std::iter::once("Status:".to_owned()).chain(lines).chain(["End".to_owned()]).collect())
     }
 
@@ -125,7 +143,7 @@ impl StorageBackend<DefaultUser> for Depot {
         W: AsyncWrite + Unpin + Sync + Send,
         P: AsRef<Path> + Send + Debug,
     {
-        let (file, to) = self.explained(listing::file(ROOT, path.as_ref()))?;
+        let (file, to) = self.look(path.as_ref(), |path| listing::file(ROOT, path)).await?;
         let from = self.0.offset.load(Relaxed);
         if from > to {
             return self.explained(Err(Missing::gone("The offset lies beyond the end")));
@@ -170,7 +188,7 @@ impl StorageBackend<DefaultUser> for Depot {
     }
 
     async fn cwd<P: AsRef<Path> + Send + Debug>(&self, _: &DefaultUser, path: P) -> Result<()> {
-        if self.explained(listing::metadata(ROOT, path.as_ref()))?.is_dir() {
+        if self.look(path.as_ref(), |path| listing::metadata(ROOT, path)).await?.is_dir() {
             return Ok(());
         }
         self.explained(Err(Missing::gone("Not a directory")))

@@ -13,14 +13,14 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// How long a TLS handshake may take.
-pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
-
 /// Bytes that a client may send before it is logged in.
 pub(super) const MAX_BEFORE_LOGIN: usize = 2 * MAX_ENDLESS;
 
 /// Commands that wait for the end of a transfer; more stay in the kernel.
 pub(super) const MAX_QUEUE: usize = 64;
+
+/// The two replies to ABOR in a transfer (RFC 959 section 4.1.3).
+pub(super) const ABORTED: &str = "426 Transfer aborted\r\n226 ABOR done";
 
 /// Bytes read at once. Commands are short.
 const READ: usize = 512;
@@ -115,14 +115,14 @@ impl Client {
     }
 
     /// The handshake after 234. What came in clear behind AUTH TLS is forgotten.
-    pub(super) async fn secure(&mut self, tls: &TlsAcceptor) -> io::Result<()> {
+    pub(super) async fn secure(&mut self, tls: &TlsAcceptor, within: Duration) -> io::Result<()> {
         self.lines.clear();
         self.queue.clear();
         let Wire::Clear(socket) = std::mem::replace(&mut self.wire, Wire::Gone) else {
             return Err(ErrorKind::NotConnected.into());
         };
         let stream =
-            timeout(HANDSHAKE, tls.accept(socket)).await?.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+            timeout(within, tls.accept(socket)).await?.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
         self.wire = Wire::Tls(Box::new(stream));
         Ok(())
     }
@@ -132,6 +132,21 @@ impl Client {
         if let Wire::Tls(stream) = &mut self.wire {
             // The client may be gone already.
             let _ = timeout(self.stall, stream.shutdown()).await;
+        }
+    }
+
+    /// Lets `work`, which cannot be given up, come to its end while commands come in. ABOR is answered at once, and told with the
+    /// outcome; NOOP and STAT are answered; the rest waits.
+    pub(super) async fn settle<T>(&mut self, work: impl Future<Output = T>) -> io::Result<(T, bool)> {
+        let mut work = pin!(work);
+        let mut aborted = false;
+        loop {
+            match self.attend(&mut work).await? {
+                Some(done) => return Ok((done, aborted)),
+                None if aborted => self.say("226 No transfer").await?,
+                None => self.say(ABORTED).await?,
+            }
+            aborted = true;
         }
     }
 

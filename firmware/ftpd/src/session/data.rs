@@ -1,15 +1,14 @@
 //! The client's data connection and the port that waits for it.
 
-use super::progress::Progress;
-use super::reset_on_close;
-use nix::sys::sendfile::sendfile;
-use std::fs::File;
+use super::pump::Line;
+use super::{Context, reset_on_close};
+use crate::metrics::{Event, Limit};
+use rustls::HandshakeKind;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -20,9 +19,6 @@ use tokio_util::task::AbortOnDropHandle;
 /// Bytes read at once under TLS; rustls buffers as many. Larger blocks leave the processor's cache.
 pub(super) const BLOCK: usize = 64 << 10;
 
-/// Bytes that one sendfile(2) may send, so that commands and the count are not kept waiting.
-pub(super) const CHUNK: u64 = 8 << 20;
-
 /// Ports that are tried before a client is told that there is none.
 pub(super) const TRIES: usize = 64;
 
@@ -32,6 +28,15 @@ pub(super) enum Data {
     Clear(TcpStream),
     /// Under TLS.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// How data connections are protected.
+#[derive(Clone)]
+pub(super) struct Private {
+    /// The certificate.
+    pub(super) acceptor: TlsAcceptor,
+    /// Only a connection that resumes the control connection's TLS session is taken.
+    pub(super) resumed: bool,
 }
 
 /// A passive port: takes the client's connection, nobody else's, and begins the handshake at once, since some clients start TLS
@@ -47,10 +52,11 @@ impl Passive {
     /// Listens on a random port of the range, where the client reached us; gives the port too. None if all tries failed.
     pub(super) fn open(
         local: IpAddr,
-        [first, last]: [u16; 2],
+        context: &Arc<Context>,
         client: IpAddr,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Private>,
     ) -> io::Result<Option<(Self, u16)>> {
+        let [first, last] = context.config.passive_ports;
         for _ in 0..TRIES {
             // Not RandomState: its keys are drawn once, so that every forked child would try the same ports.
             let random = getrandom::u32().map_err(io::Error::other)?;
@@ -62,13 +68,13 @@ impl Passive {
                 continue;
             }
             if let Ok(listener) = socket.listen(4) {
-                return Ok(Some((Self::on(listener, client, tls), port)));
+                return Ok(Some((Self::on(listener, context.clone(), client, tls), port)));
             }
         }
         Ok(None)
     }
 
-    fn on(listener: TcpListener, client: IpAddr, tls: Option<TlsAcceptor>) -> Self {
+    fn on(listener: TcpListener, context: Arc<Context>, client: IpAddr, tls: Option<Private>) -> Self {
         let (tell, connected) = oneshot::channel();
         let data = AbortOnDropHandle::new(tokio::spawn(async move {
             let socket = loop {
@@ -76,6 +82,7 @@ impl Passive {
                 if from.ip().to_canonical() == client {
                     break socket;
                 }
+                context.note(Event::Limit(Limit::Stranger));
                 tracing::info!(address = %from.ip(), "a stranger on a passive port was turned away");
             };
             drop(listener);
@@ -84,8 +91,13 @@ impl Passive {
             let _ = tell.send(());
             Ok(match tls {
                 Some(tls) => {
-                    let mut stream = tls.accept(socket).await?;
+                    let mut stream = tls.acceptor.accept(socket).await?;
                     stream.get_mut().1.set_buffer_limit(Some(BLOCK));
+                    let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+                    if tls.resumed && !resumed {
+                        // Only who holds the control connection's session can resume it: this process knows no other.
+                        return Err(ErrorKind::PermissionDenied.into());
+                    }
                     Data::Tls(Box::new(stream))
                 }
                 None => Data::Clear(socket),
@@ -96,50 +108,15 @@ impl Passive {
 }
 
 impl Data {
-    /// Sends bytes `from` to `to` of the file. `UnexpectedEof` means that the file has become shorter, `TimedOut` that the client
-    /// takes nothing.
-    pub(super) async fn send_file(
-        &mut self,
-        file: &File,
-        from: u64,
-        to: u64,
-        progress: &mut Progress<'_>,
-        stall: Duration,
-    ) -> io::Result<()> {
-        match self {
-            Self::Clear(socket) => {
-                let mut at = libc::off_t::try_from(from).map_err(io::Error::other)?;
-                let mut left = to.saturating_sub(from);
-                while left > 0 {
-                    let most = usize::try_from(left.min(CHUNK)).map_err(io::Error::other)?;
-                    let send = || Ok(sendfile(socket.as_fd(), file.as_fd(), Some(&mut at), most)?);
-                    let sent = timeout(stall, socket.async_io(Interest::WRITABLE, send)).await??;
-                    if sent == 0 {
-                        return Err(ErrorKind::UnexpectedEof.into());
-                    }
-                    let sent = u64::try_from(sent).map_err(io::Error::other)?;
-                    left = left.saturating_sub(sent);
-                    progress.add(sent);
-                }
+    /// For the pump, which takes files.
+    pub(super) fn into_line(self) -> io::Result<Line> {
+        Ok(match self {
+            Self::Clear(socket) => Line::Clear(socket.into_std()?),
+            Self::Tls(stream) => {
+                let (socket, tls) = stream.into_inner();
+                Line::Tls(socket.into_std()?, Box::new(tls))
             }
-            Self::Tls(_) => {
-                let block = u64::try_from(BLOCK).map_err(io::Error::other)?.min(to.saturating_sub(from));
-                let mut block = vec![0; usize::try_from(block).map_err(io::Error::other)?];
-                let mut at = from;
-                while at < to {
-                    let most = usize::try_from(to - at).unwrap_or(usize::MAX).min(block.len());
-                    let n = file.read_at(&mut block[..most], at)?;
-                    if n == 0 {
-                        return Err(ErrorKind::UnexpectedEof.into());
-                    }
-                    self.send(&block[..n], stall).await?;
-                    let n = u64::try_from(n).map_err(io::Error::other)?;
-                    at += n;
-                    progress.add(n);
-                }
-            }
-        }
-        self.finish(stall).await
+        })
     }
 
     /// Sends these bytes and ends.

@@ -1,16 +1,20 @@
 //! The gate: what the client says goes through its table, and only well-formed questions with absolute paths go on to libunftp.
 
-use super::Context;
 use super::client::Client;
-use super::data::Passive;
+use super::data::{Passive, Private};
+use super::disk::{self, Disk};
 use super::inner::Inner;
-use super::progress::Progress;
+use super::progress::{Progress, counted};
+use super::pump::{self, Cut, Order};
 use super::shared::{Body, Shared, Slot, Verdict, Work};
 use super::transfer::{Failure, transfer};
+use super::{Context, Public};
 use crate::command::{Action, Listing, Query, View, decide, keeps_restart};
+use crate::confine::no_more_threads;
 use crate::facts::Facts;
 use crate::gatekeeper::{Gatekeeper, Outcome, Refusal};
 use crate::line::Line;
+use crate::metrics::{Event, Limit, Login};
 use crate::path::{quoted, resolve};
 use crate::reply::Reply;
 use std::fs::File;
@@ -21,8 +25,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tobj::{Fault, Secret};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// How long the end of a transfer that was cut waits for the last count, before it takes the one that was written last.
+const LAST_COUNT: Duration = Duration::from_millis(250);
 
 /// The end of the wait for a next command.
 enum Next {
@@ -31,7 +38,7 @@ enum Next {
     Stopping,
 }
 
-/// A reply, and whether it is the last.
+/// A reply, and whether it is the last. An empty one was given already.
 struct Answer {
     text: String,
     last: bool,
@@ -53,12 +60,12 @@ pub(super) struct Gate {
     inner: Option<Inner>,
     work: mpsc::Receiver<Work>,
     shared: Arc<Shared>,
-    context: Context,
+    context: Arc<Context>,
     stopping: watch::Receiver<bool>,
     local: IpAddr,
     user: Option<String>,
     /// Where bytes are counted; there from the login on.
-    counter: Option<File>,
+    counter: Option<Arc<File>>,
     failures: u32,
     buffer_size: bool,
     private: bool,
@@ -73,7 +80,7 @@ impl Gate {
     pub(super) fn new(
         client: TcpStream,
         gatekeeper: Box<dyn Gatekeeper>,
-        context: Context,
+        context: Arc<Context>,
         stopping: watch::Receiver<bool>,
     ) -> io::Result<Self> {
         let (peer, local) = (client.peer_addr()?.ip().to_canonical(), client.local_addr()?.ip().to_canonical());
@@ -88,6 +95,7 @@ impl Gate {
             admission: Slot::default(),
             counter: Slot::default(),
             reason: Slot::default(),
+            disk: Disk::new(no_more_threads, disk::ANSWER),
             gatekeeper: tokio::sync::Mutex::new(gatekeeper),
             work: sender,
         });
@@ -122,9 +130,18 @@ impl Gate {
         self.client.say("220 Ready").await?;
         let login = Instant::now() + self.context.config.login();
         loop {
-            let line = match self.next(login).await? {
+            let next = self.next(login).await.inspect_err(|error| {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    self.context.note(Event::Limit(Limit::Line));
+                }
+            });
+            let line = match next? {
                 Next::Line(line) => line,
-                Next::TimedOut => return self.end("421 Timed out").await,
+                Next::TimedOut => {
+                    let limit = if self.counter.is_some() { Limit::Idle } else { Limit::Login };
+                    self.context.note(Event::Limit(limit));
+                    return self.end("421 Timed out").await;
+                }
                 Next::Stopping => return self.end("421 The service stops, try again later").await,
             };
             match line {
@@ -143,7 +160,9 @@ impl Gate {
                     if answer.last {
                         return self.end(&answer.text).await;
                     }
-                    self.client.say(&answer.text).await?;
+                    if !answer.text.is_empty() {
+                        self.client.say(&answer.text).await?;
+                    }
                 }
             }
         }
@@ -185,7 +204,8 @@ impl Gate {
     async fn secure(&mut self) -> io::Result<()> {
         let Some(tls) = self.context.tls.clone() else { return Err(io::ErrorKind::Unsupported.into()) };
         self.client.say("234 Begin").await?;
-        self.client.secure(&tls).await?;
+        let secured = self.client.secure(&tls, self.context.config.handshake()).await;
+        secured.inspect_err(|_| self.context.note(Event::Limit(Limit::Handshake)))?;
         self.shared.tls.store(true, Relaxed);
         self.user = None;
         Ok(())
@@ -236,7 +256,7 @@ impl Gate {
             Action::Listen(extended) => self.listen(extended).await?.into(),
             Action::Ask(query, name) => self.ask(query, &name).await?.into(),
             Action::Retrieve(name) => self.retrieve(&name).await?,
-            Action::List(kind, name) => self.list(kind, &name).await?.into(),
+            Action::List(kind, name) => self.list(kind, &name).await?,
             Action::RefuseUpload => {
                 self.passive = None;
                 "550 Read-only".into()
@@ -275,15 +295,18 @@ impl Gate {
         let tls = self.shared.tls.load(Relaxed);
         match (self.shared.verdict.take(), self.shared.counter.take()) {
             (Some(Verdict::Admitted(customer)), Some(counter)) if reply.code == 230 => {
-                self.counter = Some(counter);
+                self.counter = Some(counter.into());
+                self.context.note(Event::Login(Login::Admitted));
                 self.client.trust();
                 tracing::info!(%customer, address = %self.shared.peer, tls, "logged in");
                 Ok("230 Welcome".into())
             }
             (Some(Verdict::Refused(Refusal::Fault(Fault::Busy))), _) => {
+                self.context.note(Event::Login(Login::Busy));
                 Ok(farewell("421 Too many logins, try again later"))
             }
             (Some(Verdict::Refused(refusal)), _) if refusal.is_passing() => {
+                self.context.note(Event::Login(Login::Unavailable));
                 tracing::warn!(address = %self.shared.peer, "a login could not be checked: {}", daemon::report(&refusal));
                 Ok(farewell("421 Logins cannot be checked now, try again later"))
             }
@@ -292,40 +315,54 @@ impl Gate {
                 Ok(self.failed_login().await)
             }
             // stagerd said yes to a session that is not confined, or whose state nobody knows: it ends here.
-            _ => Ok(farewell("421 The account cannot be opened")),
+            _ => {
+                self.context.note(Event::Login(Login::Unavailable));
+                Ok(farewell("421 The account cannot be opened"))
+            }
         }
     }
 
     async fn failed_login(&mut self) -> Answer {
         self.failures += 1;
+        self.context.note(Event::Login(Login::Refused));
         sleep(self.context.failed_login_delay).await;
-        Answer { text: "530 Login incorrect".to_owned(), last: self.failures >= self.context.config.max_failed_logins }
+        let last = self.failures >= self.context.config.max_failed_logins;
+        if last {
+            self.context.note(Event::Limit(Limit::FailedLogins));
+        }
+        Answer { text: "530 Login incorrect".to_owned(), last }
     }
 
     async fn listen(&mut self, extended: bool) -> io::Result<String> {
         self.passive = None;
         // A task that was aborted keeps its listener until the runtime comes round to it.
         tokio::task::yield_now().await;
-        let tls = if self.private { self.context.tls.clone() } else { None };
         let config = &self.context.config;
-        let Some((passive, port)) = Passive::open(self.local, config.passive_ports, self.shared.peer, tls)? else {
+        let private = |acceptor| Private { acceptor, resumed: config.require_data_resumption };
+        let tls = self.context.tls.clone().filter(|_| self.private).map(private);
+        let Some((passive, port)) = Passive::open(self.local, &self.context, self.shared.peer, tls)? else {
+            self.context.note(Event::Limit(Limit::Passive));
             return Ok("425 No free port".to_owned());
         };
         self.passive = Some(passive);
         if extended {
             return Ok(format!("229 Extended passive mode (|||{port}|)"));
         }
-        let address = config.public_address.map_or(self.local, IpAddr::V4).to_string().replace('.', ",");
+        let address = match self.context.public {
+            Public::Local => self.local,
+            Public::At(public) => IpAddr::V4(public),
+            Public::Unknown => return Ok("425 The public address is not known yet, use EPSV".to_owned()),
+        };
+        let address = address.to_string().replace('.', ",");
         let [high, low] = port.to_be_bytes();
         Ok(format!("227 Passive mode ({address},{high},{low})"))
     }
 
-    /// libunftp's error with our words, where the storage left some.
+    /// libunftp's error with our code and words, where the storage left some.
     fn explained(&self, reply: &Reply) -> String {
-        let code = if reply.code == 451 { 550 } else { reply.code };
         match self.shared.reason.take() {
-            Some(reason) => format!("{code} {reason}"),
-            None => reply.with_code(code),
+            Some((code, reason)) => format!("{code} {reason}"),
+            None => reply.with_code(if reply.code == 451 { 550 } else { reply.code }),
         }
     }
 
@@ -356,29 +393,29 @@ impl Gate {
         reply.text.split_inclusive('\n').map(line).collect()
     }
 
-    /// Lets libunftp begin a transfer, up to the point where its storage hands over what is to be sent. The socket is its own
-    /// data connection, which has to live until it has given its last reply. The inner error is the reply to the client.
-    async fn begin(&mut self, verb: &str, path: &str) -> io::Result<Result<(Work, TcpStream), String>> {
+    /// Lets libunftp begin a transfer; see [`begun`]. The inner error is the reply to the client.
+    async fn begin(&mut self, verb: &str, path: &str) -> io::Result<Result<(Work, TcpStream), Answer>> {
         self.shared.reason.take();
-        let inner = self.inner().await?;
-        let loopback = inner.data().await?;
-        let reply = inner.ask(&format!("{verb} {path}")).await?;
-        if reply.code != 150 {
-            return Ok(Err(self.explained(&reply)));
-        }
-        let Some(inner) = self.inner.as_mut() else { return Err(io::ErrorKind::NotConnected.into()) };
-        let reply = tokio::select! {
-            Some(work) = self.work.recv() => return Ok(Ok((work, loopback))),
-            reply = inner.reply() => reply?,
+        let Self { client, inner: Some(inner), work, .. } = self else {
+            return Err(io::ErrorKind::NotConnected.into());
         };
-        Ok(Err(self.explained(&reply)))
+        let (begun, aborted) = client.settle(begun(inner, work, verb, path)).await?;
+        match begun? {
+            Ok((work, _loopback)) if aborted => {
+                self.over(work.done).await?;
+                Ok(Err(Answer::from("")))
+            }
+            Ok(begun) => Ok(Ok(begun)),
+            Err(_) if aborted => Ok(Err(Answer::from(""))),
+            Err(reply) => Ok(Err(self.explained(&reply).into())),
+        }
     }
 
     /// Lets libunftp end its transfer. What it says of it is not the client's.
     async fn over(&mut self, work: tokio::sync::oneshot::Sender<()>) -> io::Result<()> {
         // If the storage no longer waits, libunftp's reply or its end tells.
         let _ = work.send(());
-        self.inner().await?.reply().await?;
+        self.inner().await?.answer().await?;
         Ok(())
     }
 
@@ -389,16 +426,22 @@ impl Gate {
         self.shared.offset.store(offset, Relaxed);
         let (work, _loopback) = match self.begin("RETR", &path).await? {
             Ok(begun) => begun,
-            Err(reply) => return Ok(reply.into()),
+            Err(answer) => return Ok(answer),
         };
         let Body::File { file, from, to } = work.body else { return Err(io::Error::other("RETR of a listing")) };
-        let begun = self.shared.gatekeeper.lock().await.begin(&path, from, self.private).await;
+        let asked = async { self.shared.gatekeeper.lock().await.begin(&path, from, self.private).await };
+        let (begun, aborted) = self.client.settle(asked).await?;
         let outcome = match begun {
-            Ok(number) => Ok(self.send_file(passive, number, &file, from, to).await?),
+            Ok(number) if aborted => {
+                self.close_record(number, 0, Outcome::Aborted).await;
+                Ok(Err(Failure::Aborted))
+            }
+            Ok(number) => Ok(self.send_file(passive, number, file, from, to).await?),
             Err(refusal) => Err(refusal),
         };
         self.over(work.done).await?;
         Ok(match outcome {
+            _ if aborted => "".into(),
             Ok(Ok(())) => "226 Sent".into(),
             Ok(Err(failure)) => failure.reply().into(),
             Err(Refusal::Gone(error)) => {
@@ -415,17 +458,38 @@ impl Gate {
         &mut self,
         passive: Passive,
         number: u64,
-        file: &File,
+        file: File,
         from: u64,
         to: u64,
     ) -> io::Result<Result<(), Failure>> {
-        let Some(counter) = &self.counter else { return Err(io::ErrorKind::PermissionDenied.into()) };
-        let mut progress = Progress::new(counter);
-        let stall: Duration = self.context.config.stall();
-        let sent = transfer(&mut self.client, passive, async |data| {
-            data.send_file(file, from, to, &mut progress, stall).await
+        let Some(counter) = self.counter.clone() else { return Err(io::ErrorKind::PermissionDenied.into()) };
+        let config = &self.context.config;
+        let (stall, rate) = (config.stall(), config.session_bytes_per_second);
+        let order = Order { file, from, to, progress: Progress::new(counter.clone()), stall, rate };
+        let (tell, mut told) = oneshot::channel();
+        let begun = Instant::now();
+        let disk = &self.shared.disk;
+        let sent = transfer(&mut self.client, passive, config, async |data| {
+            let line = data.into_line()?;
+            let cut = Cut::of(&line)?;
+            let outcome = disk.begin(move || {
+                let sent = pump::send(line, order);
+                let _ = tell.send(sent.bytes);
+                sent.outcome
+            });
+            let outcome = tokio::select! {
+                outcome = outcome? => outcome.map_err(io::Error::other)?,
+                () = stuck(&counter, stall) => return Err(io::Error::from_raw_os_error(libc::EIO)),
+            };
+            cut.spare();
+            outcome
         })
         .await;
+        // After ABOR the pump ends in a moment; unless it waits for the disk, it knows what was sent.
+        let bytes = match timeout(LAST_COUNT, &mut told).await {
+            Ok(Ok(bytes)) => bytes,
+            _ => counted(&counter),
+        };
         let outcome = match &sent {
             Ok(Ok(())) => Outcome::Complete,
             Ok(Err(Failure::Aborted)) => Outcome::Aborted,
@@ -433,22 +497,33 @@ impl Gate {
             // The client closed its control connection.
             Err(_) => Outcome::Aborted,
         };
-        let bytes = progress.finish();
         tracing::info!(number, from, bytes, tls = self.private, outcome = outcome.as_str(), "transfer over");
+        let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let whole = outcome == Outcome::Complete;
+        self.context.note(Event::Transfer { tls: self.private, whole, bytes, millis });
+        if let Ok(Err(failure)) = &sent
+            && let Some(limit) = failure.limit()
+        {
+            self.context.note(Event::Limit(limit));
+        }
+        self.close_record(number, bytes, outcome).await;
+        sent
+    }
+
+    async fn close_record(&mut self, number: u64, bytes: u64, outcome: Outcome) {
         let ended = self.shared.gatekeeper.lock().await.end(number, bytes, outcome).await;
         if let Err(refusal) = ended {
             // The bytes are with the client. stagerd closes the record itself, by the count that it shares.
             tracing::warn!("the end of a transfer could not be told: {}", daemon::report(&refusal));
         }
-        sent
     }
 
-    async fn list(&mut self, kind: Listing, name: &str) -> io::Result<String> {
-        let Some(passive) = self.passive.take() else { return Ok("425 PASV or EPSV comes first".to_owned()) };
+    async fn list(&mut self, kind: Listing, name: &str) -> io::Result<Answer> {
+        let Some(passive) = self.passive.take() else { return Ok("425 PASV or EPSV comes first".into()) };
         let path = resolve(&self.cwd, name);
         let (work, _loopback) = match self.begin(kind.verb(), &path).await? {
             Ok(begun) => begun,
-            Err(reply) => return Ok(reply),
+            Err(answer) => return Ok(answer),
         };
         let Body::Bytes(mut bytes) = work.body else { return Err(io::Error::other("a listing of a file's bytes")) };
         if kind == Listing::Mlsd && self.facts != Facts::default() {
@@ -456,8 +531,42 @@ impl Gate {
             bytes = text.split_inclusive('\n').map(|entry| self.facts.filter(entry)).collect::<String>().into_bytes();
         }
         let stall = self.context.config.stall();
-        let sent = transfer(&mut self.client, passive, async |data| data.send_bytes(&bytes, stall).await).await?;
+        let sent = transfer(&mut self.client, passive, &self.context.config, async |mut data| {
+            data.send_bytes(&bytes, stall).await
+        })
+        .await?;
         self.over(work.done).await?;
-        Ok(sent.map_or_else(|failure| failure.reply(), |()| "226 Sent").to_owned())
+        Ok(sent.map_or_else(|failure| failure.reply(), |()| "226 Sent").into())
+    }
+}
+
+/// Lets libunftp begin a transfer, up to the point where its storage hands over what is to be sent. The socket is its own data
+/// connection, which has to live until it has given its last reply. The inner error is its reply.
+async fn begun(
+    inner: &mut Inner,
+    work: &mut mpsc::Receiver<Work>,
+    verb: &str,
+    path: &str,
+) -> io::Result<Result<(Work, TcpStream), Reply>> {
+    let loopback = inner.data().await?;
+    let reply = inner.ask(&format!("{verb} {path}")).await?;
+    if reply.code != 150 {
+        return Ok(Err(reply));
+    }
+    tokio::select! {
+        Some(work) = work.recv() => Ok(Ok((work, loopback))),
+        reply = inner.answer() => Ok(Err(reply?)),
+    }
+}
+
+/// Waits until the count of a transfer has not grown for two such times: then not the client stalls, which the pump would have
+/// noticed, but the disk.
+async fn stuck(counter: &File, stall: Duration) {
+    let (mut last, mut still) = (counted(counter), 0);
+    while still < 2 {
+        sleep(stall).await;
+        let now = counted(counter);
+        still = if now == last { still + 1 } else { 0 };
+        last = now;
     }
 }

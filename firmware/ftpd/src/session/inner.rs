@@ -25,7 +25,10 @@ const PORTS: RangeInclusive<u16> = 20_000..=65_000;
 const NEVER: u64 = u32::MAX as u64;
 
 /// libunftp at the other end of a loopback connection.
-pub(super) struct Inner(BufReader<TcpStream>);
+pub(super) struct Inner {
+    wire: BufReader<TcpStream>,
+    within: Duration,
+}
 
 impl Inner {
     pub(super) async fn start(shared: &Arc<Shared>) -> io::Result<Self> {
@@ -54,18 +57,23 @@ impl Inner {
         .build()
         .map_err(io::Error::other)?;
         tokio::spawn(server.service(theirs));
-        let mut inner = Self(BufReader::with_capacity(512, ours));
-        timeout(ANSWER, inner.reply()).await??; // the greeting
+        let mut inner = Self { wire: BufReader::with_capacity(512, ours), within: ANSWER };
+        inner.answer().await?; // the greeting
         Ok(inner)
     }
 
+    /// The reply to what was asked last, within its time.
+    pub(super) async fn answer(&mut self) -> io::Result<Reply> {
+        timeout(self.within, self.reply()).await.map_err(|_| io::Error::other("libunftp does not answer"))?
+    }
+
     /// The next reply.
-    pub(super) async fn reply(&mut self) -> io::Result<Reply> {
+    async fn reply(&mut self) -> io::Result<Reply> {
         let mut parser = ReplyParser::default();
         let mut line = String::new();
         loop {
             line.clear();
-            if self.0.read_line(&mut line).await? == 0 {
+            if self.wire.read_line(&mut line).await? == 0 {
                 // Not the client's fault, so not a kind that looks like it.
                 return Err(io::Error::other("libunftp ended the session"));
             }
@@ -77,8 +85,8 @@ impl Inner {
 
     /// A command and its reply.
     pub(super) async fn ask(&mut self, command: &str) -> io::Result<Reply> {
-        self.0.write_all(format!("{command}\r\n").as_bytes()).await?;
-        timeout(ANSWER, self.reply()).await.map_err(|_| io::Error::other("libunftp does not answer"))?
+        self.wire.write_all(format!("{command}\r\n").as_bytes()).await?;
+        self.answer().await
     }
 
     /// libunftp's own data connection, without which it refuses a transfer; no data goes over it.
@@ -89,5 +97,28 @@ impl Inner {
         let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
         reset_on_close(&socket, true)?;
         Ok(socket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn a_reply_that_does_not_come_is_not_waited_for() {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut mute, _) = listener.accept().await.unwrap();
+        let mut inner = Inner { wire: BufReader::new(ours), within: Duration::from_millis(20) };
+        let error = inner.ask("SIZE /a").await.unwrap_err();
+        assert!(error.to_string().contains("does not answer"), "{error}");
+        // Half a reply is none either.
+        let mut asked = [0; 9];
+        mute.read_exact(&mut asked).await.unwrap();
+        mute.write_all(b"213-half\r\n").await.unwrap();
+        assert!(inner.answer().await.is_err());
+        drop(mute);
+        assert!(inner.answer().await.unwrap_err().to_string().contains("ended the session"));
     }
 }

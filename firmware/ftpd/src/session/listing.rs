@@ -1,5 +1,6 @@
 //! The files of an account: opened and listed within the root, without following links.
 
+use crate::reply::MAX_REPLY;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
@@ -13,6 +14,12 @@ use unftp_core::storage::{self, Error, ErrorKind, Fileinfo, Metadata, Permission
 
 /// Most entries of one listing.
 pub(super) const MAX_ENTRIES: usize = 100_000;
+
+/// Most bytes of one listing. A STAT of a directory is one reply of libunftp's, which holds twice as many.
+pub(super) const MAX_LISTING: usize = MAX_REPLY / 2;
+
+/// A line of a listing.
+pub(super) type Entry = Fileinfo<PathBuf, Meta>;
 
 /// What stat(2) says of a file or directory.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +85,14 @@ impl Missing {
     pub(super) const fn gone(why: &'static str) -> Self {
         Self { kind: ErrorKind::PermanentFileNotAvailable, why }
     }
+
+    /// The reply's code.
+    pub(super) fn code(self) -> u16 {
+        match self.kind {
+            ErrorKind::LocalError => 451,
+            _ => 550,
+        }
+    }
 }
 
 impl From<Errno> for Missing {
@@ -132,7 +147,7 @@ pub(super) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<(File, u64), Mis
 }
 
 /// What a name stands for in a listing: the file itself, or each entry of a directory, by name.
-pub(super) fn entries(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<Fileinfo<PathBuf, Meta>>, Missing> {
+pub(super) fn entries(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<Entry>, Missing> {
     let meta = metadata(root, path)?;
     if !meta.is_dir() {
         return Ok(vec![Fileinfo { path: path.into(), metadata: meta }]);
@@ -140,7 +155,29 @@ pub(super) fn entries(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<Fileinfo<
     directory(root, path, MAX_ENTRIES)
 }
 
-fn directory(root: BorrowedFd<'_>, path: &Path, most: usize) -> Result<Vec<Fileinfo<PathBuf, Meta>>, Missing> {
+/// The listing of what a name stands for, each entry written by `line`.
+pub(super) fn lines(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    line: impl Fn(&mut Vec<u8>, &Entry),
+) -> Result<Vec<u8>, Missing> {
+    write_lines(&entries(root, path)?, line, MAX_LISTING)
+}
+
+fn write_lines(entries: &[Entry], line: impl Fn(&mut Vec<u8>, &Entry), most: usize) -> Result<Vec<u8>, Missing> {
+    let mut bytes = Vec::new();
+    for entry in entries {
+        line(&mut bytes, entry);
+        if bytes.len() > most {
+            return Err(TOO_MANY);
+        }
+    }
+    Ok(bytes)
+}
+
+const TOO_MANY: Missing = Missing { kind: ErrorKind::InsufficientStorageSpaceError, why: "Too many entries to list" };
+
+fn directory(root: BorrowedFd<'_>, path: &Path, most: usize) -> Result<Vec<Entry>, Missing> {
     let mut directory = Dir::from_fd(open(root, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)?;
     let mut names = Vec::new();
     for entry in directory.iter() {
@@ -149,7 +186,7 @@ fn directory(root: BorrowedFd<'_>, path: &Path, most: usize) -> Result<Vec<Filei
             continue;
         }
         if names.len() == most {
-            return Err(Missing { kind: ErrorKind::LocalError, why: "Too many entries to list" });
+            return Err(TOO_MANY);
         }
         names.push(name);
     }
@@ -167,7 +204,7 @@ fn directory(root: BorrowedFd<'_>, path: &Path, most: usize) -> Result<Vec<Filei
 }
 
 /// A line of MLSD (RFC 3659 section 7.2) with all facts that are offered.
-pub(super) fn write_facts(out: &mut Vec<u8>, entry: &Fileinfo<PathBuf, Meta>) {
+pub(super) fn write_facts(out: &mut Vec<u8>, entry: &Entry) {
     let kind = if entry.metadata.is_dir() { "dir" } else { "file" };
     let modified = time(entry.metadata.modified);
     // Writing to a Vec does not fail.
@@ -256,7 +293,12 @@ mod tests {
         let tree = Tree::new();
         // b, d, out, up, in, dirlink, fifo and the one with the umlaut; links count, since they are read
         assert_eq!(tree.names("/", 8).unwrap().len(), 3);
-        assert_eq!(tree.names("/", 7).unwrap_err().why, "Too many entries to list");
+        assert_eq!(tree.names("/", 7).unwrap_err(), TOO_MANY);
+        let entries = entries(tree.root.as_fd(), Path::new("/")).unwrap();
+        let line = |out: &mut Vec<u8>, entry: &Entry| out.extend_from_slice(entry.path.as_os_str().as_encoded_bytes());
+        assert_eq!(write_lines(&entries, line, 6).unwrap().len(), "bdÜ c".len());
+        assert_eq!(write_lines(&entries, line, 5).unwrap_err(), TOO_MANY);
+        assert_eq!((TOO_MANY.code(), Missing::from(Errno::EIO).code()), (550, 451));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What gate, authenticator and storage backend know in common: one process serves one session, and libunftp gives them no other way.
 
+use super::disk::Disk;
 use crate::gatekeeper::{Admission, Gatekeeper, Refusal};
 use std::fs::File;
 use std::net::IpAddr;
@@ -73,8 +74,10 @@ pub(super) struct Shared {
     pub(super) admission: Slot<Admission>,
     /// The counter of that admission.
     pub(super) counter: Slot<File>,
-    /// In words, why the last question to the storage was answered by an error.
-    pub(super) reason: Slot<&'static str>,
+    /// Code and words for an error by which the storage has answered the last question.
+    pub(super) reason: Slot<(u16, &'static str)>,
+    /// Where everything is done that may wait for the disk.
+    pub(super) disk: Disk,
     /// stagerd.
     pub(super) gatekeeper: tokio::sync::Mutex<Box<dyn Gatekeeper>>,
     /// To the gate.

@@ -5,7 +5,8 @@ use crate::stagerd::{PASSWORD, USER};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 /// Something to read from and write to.
@@ -18,6 +19,7 @@ pub(crate) struct Client {
     /// The socket beneath.
     pub(crate) socket: TcpStream,
     address: SocketAddr,
+    source: Option<Ipv4Addr>,
     tls: Option<Arc<ClientConfig>>,
     private: bool,
 }
@@ -51,11 +53,33 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     socket
 }
 
+/// Connects from this address of the loopback network.
+pub(crate) fn connect_from(source: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind, connect, socket};
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+    let socket = TcpStream::from(socket);
+    socket.set_read_timeout(Some(LIMIT))?;
+    socket.set_write_timeout(Some(LIMIT))?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
 impl Client {
     /// Connects and reads nothing.
     pub(crate) fn new(address: SocketAddr) -> Self {
-        let socket = connect(address);
-        Self { io: Box::new(socket.try_clone().unwrap()), socket, address, tls: None, private: false }
+        Self::over(connect(address), None)
+    }
+
+    /// The same from this address of the loopback network.
+    pub(crate) fn from(source: Ipv4Addr, to: SocketAddr) -> Self {
+        Self::over(connect_from(source, to).unwrap(), Some(source))
+    }
+
+    fn over(socket: TcpStream, source: Option<Ipv4Addr>) -> Self {
+        let address = socket.peer_addr().unwrap();
+        Self { io: Box::new(socket.try_clone().unwrap()), socket, address, source, tls: None, private: false }
     }
 
     /// Connects and is greeted.
@@ -85,6 +109,11 @@ impl Client {
         self.ask("PBSZ 0", 200);
         self.ask("PROT P", 200);
         self.private = true;
+    }
+
+    /// Data connections use this from now on.
+    pub(crate) fn data_tls(&mut self, config: Arc<ClientConfig>) {
+        self.tls = Some(config);
     }
 
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
@@ -150,7 +179,11 @@ impl Client {
 
     /// A transfer up to the 150, with its data connection.
     pub(crate) fn begin(&mut self, command: &str) -> Box<dyn Io> {
-        let socket = connect(self.passive());
+        let port = self.passive();
+        let socket = match self.source {
+            Some(source) => connect_from(source, port).unwrap(),
+            None => connect(port),
+        };
         self.ask(command, 150);
         match &self.tls {
             Some(config) if self.private => Box::new(handshake(config, socket).unwrap()),
@@ -168,6 +201,13 @@ impl Client {
 
     pub(crate) fn fetch_text(&mut self, command: &str) -> String {
         String::from_utf8(self.fetch(command)).unwrap()
+    }
+
+    /// The first reply to a transfer whose data connection is open.
+    pub(crate) fn attempt(&mut self, command: &str) -> String {
+        let _unused = connect(self.passive());
+        self.send(command);
+        self.try_reply().unwrap()
     }
 
     /// A transfer that is refused; its data connection is not used.

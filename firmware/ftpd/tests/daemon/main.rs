@@ -5,12 +5,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
+mod abuse;
 mod access;
 mod client;
+mod clients;
 mod daemon;
 mod foreign;
 mod forking;
 mod ftps;
+mod fuse;
+mod hanging;
+mod limits;
+mod operating;
 mod privilege;
+mod rfc;
+mod scanners;
 mod stagerd;
 mod transfers;

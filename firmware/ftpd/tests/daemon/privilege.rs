@@ -29,8 +29,12 @@ fn capabilities_before_and_after_the_login() {
     let before = [CHROOT_ONLY, CHROOT_ONLY, NONE, NONE];
     assert_eq!(capabilities(daemon.pid()), before);
     assert_eq!(capabilities(session), before);
-    assert_eq!(status(session)["NoNewPrivs"], "1");
+    // 2 is a filter of system calls; the test has none, and so has the forker.
+    let filtered = |pid| (status(pid)["NoNewPrivs"].clone(), status(pid)["Seccomp"].clone());
+    assert_eq!(filtered(session), ("1".into(), "2".into()), "before it reads a byte");
+    assert_ne!(filtered(daemon.pid()).1, "2");
     client.login();
+    assert_eq!(filtered(session).1, "2");
     assert_eq!(capabilities(session), [NONE; 4]);
     assert_eq!(status(session)["Threads"], "1");
     assert_eq!(status(daemon.pid())["Threads"], "1");
@@ -40,14 +44,19 @@ fn capabilities_before_and_after_the_login() {
 
 /// `/proc/PID/root` and `/proc/PID/fd` of a process that is not dumpable are for root only.
 #[test]
-#[ignore = "reads what only root may read: run as root with --ignored"]
-fn root_and_descriptors_after_the_login() {
+#[ignore = "long: reads what only root may read"]
+fn ftp_root_and_descriptors_before_and_after_the_login() {
     let daemon = start();
     daemon.stagerd.put("a", 1);
-    let mut client = Client::logged_in(daemon.v4);
+    let mut client = Client::greeted(daemon.v4);
+    let account = std::fs::canonicalize(&daemon.stagerd.account).unwrap();
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", daemon.session())).unwrap() {
+        let target = std::fs::read_link(entry.unwrap().path()).unwrap();
+        assert!(!target.starts_with(&account) && !target.is_dir(), "{}", target.display());
+    }
+    client.login();
     assert_eq!(client.fetch("RETR a").len(), 1);
     let session = daemon.session();
-    let account = std::fs::canonicalize(&daemon.stagerd.account).unwrap();
     assert_eq!(std::fs::read_link(format!("/proc/{session}/root")).unwrap(), account);
     assert_eq!(std::fs::read_link(format!("/proc/{session}/cwd")).unwrap(), account);
     for entry in std::fs::read_dir(format!("/proc/{session}/fd")).unwrap() {
@@ -57,6 +66,8 @@ fn root_and_descriptors_after_the_login() {
         assert!(harmless.iter().any(|kind| target.starts_with(kind)), "{target}");
     }
     let limits = std::fs::read_to_string(format!("/proc/{session}/limits")).unwrap();
+    // One thread for the disk, and no further one.
+    assert_eq!(status(session)["Threads"], "2");
     for name in ["Max core file size", "Max processes"] {
         let line = limits.lines().find(|l| l.starts_with(name)).unwrap();
         assert!(line[name.len()..].split_whitespace().take(2).eq(["0", "0"]), "{line}");

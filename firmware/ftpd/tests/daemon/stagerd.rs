@@ -27,6 +27,8 @@ struct State {
     login: Option<Fault>,
     /// What every transfer is answered by, if not by yes.
     begin: Option<Fault>,
+    /// Bytes per second that each transfer may have.
+    rate: u64,
     /// A file goes with the yes in place of the directory.
     no_directory: bool,
 }
@@ -52,6 +54,7 @@ impl Stagerd {
             connections: Vec::new(),
             login: None,
             begin: None,
+            rate: 0,
             no_directory: false,
         };
         let stagerd = Self {
@@ -82,10 +85,11 @@ impl Stagerd {
 
     fn serve(&self, stream: &UnixStream) {
         let counter = File::from(memfd_create("counter", MFdFlags::MFD_CLOEXEC).unwrap());
-        counter.set_len(8).unwrap();
+        counter.set_len(4096).unwrap();
         while let Ok(Some((frame, _))) = recv_frame(stream) {
             let Body::Request(request) = &frame.message.body else { return };
             let (reply, account) = self.answer(request);
+            counter.write_all_at(&self.state().rate.to_le_bytes(), 8).unwrap();
             let frame = Frame { label: String::new(), message: frame.message.reply(reply) };
             // Seen once the answer is on its way, so that a test which waits for a request does not overtake it.
             let sent = match account {
@@ -137,6 +141,10 @@ impl Stagerd {
 
     pub(crate) fn refuse_transfers(&self, fault: Option<Fault>) {
         self.state().begin = fault;
+    }
+
+    pub(crate) fn allow(&self, bytes_per_second: u64) {
+        self.state().rate = bytes_per_second;
     }
 
     pub(crate) fn send_no_directory(&self) {

@@ -1,10 +1,10 @@
 //! Files on their way.
 
-use crate::client::{Client, connect};
+use crate::client::{Client, connect, connect_from};
 use crate::daemon::{start, start_with, until};
 use nix::sys::socket::{MsgFlags, send};
 use std::io::{ErrorKind, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use tobj::{Fault, Request};
 
@@ -185,8 +185,7 @@ fn a_stranger_gets_nothing_and_takes_nothing() {
     let bytes = daemon.stagerd.put("a", 1000);
     let mut client = Client::logged_in(daemon.v4);
     let port = client.passive();
-    let mut stranger = from(Ipv4Addr::new(127, 0, 0, 2), port);
-    stranger.set_read_timeout(Some(crate::daemon::LIMIT)).unwrap();
+    let mut stranger = connect_from(Ipv4Addr::new(127, 0, 0, 2), port).unwrap();
     let mut byte = [0];
     assert!(matches!(stranger.read(&mut byte), Ok(0) | Err(_)));
     let mut data = connect(port);
@@ -195,14 +194,6 @@ fn a_stranger_gets_nothing_and_takes_nothing() {
     data.read_to_end(&mut got).unwrap();
     assert_eq!(got, bytes);
     client.expect(226);
-}
-
-fn from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind, connect, socket};
-    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    bind(socket.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(source, 0))).unwrap();
-    connect(socket.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
-    socket.into()
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub struct Lifetimes {
     pub database: Table,
     /// More keys for stagerd.
     pub stager: Table,
+    /// More keys for ftpd.
+    pub ftpd: Table,
 }
 
 impl setup::Layout for Layout {
@@ -81,6 +83,7 @@ pub(super) fn write(layout: &Layout, plan: &Plan, lifetimes: &Lifetimes, daemon:
         }
         Daemon::Ftpd => {
             table.insert("max_per_address".into(), SESSIONS_OF_AN_ADDRESS.into());
+            table.extend(lifetimes.ftpd.clone());
         }
         Daemon::Commlinkd => {
             let state = home.join("state").to_string_lossy().into_owned();
