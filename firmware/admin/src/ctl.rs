@@ -9,6 +9,7 @@ mod flash;
 mod leases;
 mod link;
 mod objects;
+mod progress;
 mod show;
 mod site;
 mod status;
