@@ -11,6 +11,7 @@ mod keys;
 mod leases;
 mod link;
 mod objects;
+mod progress;
 mod show;
 mod site;
 mod status;

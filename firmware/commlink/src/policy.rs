@@ -58,7 +58,17 @@ pub const TABLE: &[Row] = &[
         kind: LinkKind::DownloadDatabase,
         opener: Machine(Role::Download),
         asked: Role::Database,
-        requests: &[Tag::LoginCheck, Tag::Audit, Tag::WaitRevocations, Tag::BagRenew, Tag::BagRetire],
+        requests: &[
+            Tag::Login,
+            Tag::LoginCheck,
+            Tag::Catalogue,
+            Tag::Grant,
+            Tag::Logout,
+            Tag::Audit,
+            Tag::WaitRevocations,
+            Tag::BagRenew,
+            Tag::BagRetire,
+        ],
     },
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Download, requests: COMMLINK },
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Web, requests: COMMLINK },
@@ -70,6 +80,11 @@ pub const TABLE: &[Row] = &[
         requests: &[
             Tag::Status,
             Tag::ObjectPut,
+            Tag::ObjectBegin,
+            Tag::ObjectAppend,
+            Tag::ObjectStore,
+            Tag::ObjectVerify,
+            Tag::ObjectRetire,
             Tag::LeaseList,
             Tag::LeaseShow,
             Tag::LeaseRevoke,
@@ -106,8 +121,11 @@ pub const TABLE: &[Row] = &[
             Tag::Status,
             Tag::CustomerAdd,
             Tag::CustomerPassword,
+            Tag::CustomerEnable,
+            Tag::CustomerRemove,
             Tag::CustomerList,
             Tag::ObjectAdd,
+            Tag::ObjectRemove,
             Tag::ObjectList,
             Tag::EntitlementAdd,
             Tag::EntitlementRemove,
@@ -151,7 +169,7 @@ pub fn across(kind: LinkKind, here: Role) -> Option<Opener> {
 
 /// Whether this request may come with a literal.
 pub fn takes_literal(request: RequestTag) -> bool {
-    matches!(request, Tag::ObjectPut | Tag::UpdatePush)
+    matches!(request, Tag::ObjectPut | Tag::ObjectAppend | Tag::UpdatePush)
 }
 
 /// Whether this request is about the machine, not about what its role does: admind answers it.
@@ -204,15 +222,28 @@ mod tests {
             | Tag::UpdateConfirm
             | Tag::UpdateRollback
             | Tag::Reboot => &["operator operator web", "operator operator download", "operator operator database"],
-            Tag::Login | Tag::Logout | Tag::Catalogue | Tag::Grant => &["web-database web database"],
+            Tag::Login | Tag::Logout | Tag::Catalogue | Tag::Grant => {
+                &["web-database web database", "download-database download database"]
+            }
             Tag::Stage => &["web-download web download"],
             Tag::Relay => &["web-download download web"],
             Tag::LoginCheck | Tag::Audit | Tag::WaitRevocations => &["download-database download database"],
-            Tag::ObjectPut | Tag::LeaseList | Tag::LeaseShow | Tag::LeaseRevoke => &["operator operator download"],
+            Tag::ObjectPut
+            | Tag::ObjectBegin
+            | Tag::ObjectAppend
+            | Tag::ObjectStore
+            | Tag::ObjectVerify
+            | Tag::ObjectRetire
+            | Tag::LeaseList
+            | Tag::LeaseShow
+            | Tag::LeaseRevoke => &["operator operator download"],
             Tag::CustomerAdd
             | Tag::CustomerPassword
+            | Tag::CustomerEnable
+            | Tag::CustomerRemove
             | Tag::CustomerList
             | Tag::ObjectAdd
+            | Tag::ObjectRemove
             | Tag::ObjectList
             | Tag::EntitlementAdd
             | Tag::EntitlementRemove

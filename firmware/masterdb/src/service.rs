@@ -13,7 +13,7 @@ use crate::throttle::Throttle;
 use daemon::{Service, Shutdown};
 use redb::ReadableTableMetadata;
 use std::time::Duration;
-use tobj::{Body, Check, Fault, Message, Name, Reply, Request, Text};
+use tobj::{Body, Check, Fault, LeaseKind, Message, Name, Reply, Request, Text};
 use tokio::io::AsyncRead;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -105,16 +105,16 @@ impl MasterDb {
         let web = self.web.as_ref().is_none_or(|web| web == machine);
         let download = self.web.as_ref().is_none_or(|web| web != machine);
         let reply = match request {
-            Request::Login { customer, password, address } if web => {
-                self.login(machine, customer, password, address).await?
+            Request::Login { customer, password, address } => {
+                self.login(machine, web, customer, password, address).await?
             }
-            Request::Logout { session } if web => {
+            Request::Logout { session } => {
                 self.sessions.close(session, machine);
                 Reply::Done {}
             }
-            Request::Catalogue { session, offset } if web => self.catalogue(machine, session, *offset).await?,
-            Request::Grant { session, product, version, kind } if web => {
-                self.grant(machine, message.id, session, product, version, *kind).await?
+            Request::Catalogue { session, offset } => self.catalogue(machine, web, session, *offset).await?,
+            Request::Grant { session, product, version, kind } if web || *kind == LeaseKind::Standing => {
+                self.grant(machine, web, message.id, session, product, version, *kind).await?
             }
             Request::LoginCheck { customer, password, address } if download => {
                 self.login_check(machine, customer, password, address).await?

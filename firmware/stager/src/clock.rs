@@ -1,9 +1,18 @@
 //! Which time to believe.
 //!
-//! The appliance's own clock may be wrong by years. What deletes something therefore needs a time that the database vouches for:
-//! its newest sealed answer, carried forward by a clock that nobody sets (CLOCK_BOOTTIME). The wall clock is used while it is
-//! within [`PLAUSIBLE`] of that, otherwise the carried time is. Before the first answer since start-up nothing is deleted, and what
-//! looks expired by the wall clock or by the highest time that the ledger has kept starts no download.
+//! The appliance's own clock may be wrong by years. What deletes something therefore needs a time that the database vouches for.
+//! Step by step:
+//!
+//! 1. Each answer of the database to [`crate::revocations`] brings its time; with it goes our CLOCK_BOOTTIME, which nobody sets and
+//!    which goes on in a suspend. The time now is the one, *carried* forward by the other.
+//! 2. The wall clock is *plausible* while it is within [`PLAUSIBLE`] of the carried time. Then it is the time, otherwise the carried
+//!    time is. Either is *trusted*.
+//! 3. Only a trusted time raises the highest time, which is kept in the ledger. What was trusted is not taken back: while the highest
+//!    time is plausible itself, it is the least. (It is not when the database's own clock was wrong and was set back.)
+//! 4. Before the first answer since start-up no time is trusted: nothing expires, nothing is deleted. What looks expired by the wall
+//!    clock or by the highest time starts no download and no staging.
+//!
+//! So a clock that is set ahead makes nothing vanish and one that is set back prolongs nothing, before and after a restart.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -77,6 +86,7 @@ impl Clock {
             Some((database, then)) => {
                 let carried = database.saturating_add(boot.saturating_sub(then).as_secs());
                 let at = if wall.abs_diff(carried) <= PLAUSIBLE { wall } else { carried };
+                let at = if state.kept.abs_diff(carried) <= PLAUSIBLE { at.max(state.kept) } else { at };
                 state.kept = state.kept.max(at);
                 Now { at, trusted: true }
             }
@@ -142,18 +152,35 @@ pub(crate) mod tests {
         let clock = Clock::new(fake.clone(), 0);
         clock.anchor(YEAR + 1000);
         for (wall, expected) in [
-            (YEAR + 1000 + PLAUSIBLE, YEAR + 1000 + PLAUSIBLE),
             (YEAR + 1000 - PLAUSIBLE, YEAR + 1000 - PLAUSIBLE),
+            (YEAR + 1000 - PLAUSIBLE - 1, YEAR + 1000),
+            (YEAR + 1000 - PLAUSIBLE, YEAR + 1000), // a little back: what was trusted stays
             (YEAR + 1000 + PLAUSIBLE + 1, YEAR + 1000),
             (2 * YEAR, YEAR + 1000),
             (0, YEAR + 1000),
+            (YEAR + 1000 + PLAUSIBLE, YEAR + 1000 + PLAUSIBLE),
+            (YEAR + 1000, YEAR + 1000 + PLAUSIBLE),
         ] {
             fake.wall.store(wall, SeqCst);
             assert_eq!(clock.now(), Now { at: expected, trusted: true }, "{wall}");
         }
-        fake.pass(60);
-        assert_eq!(clock.now().at, YEAR + 1060);
-        assert_eq!(clock.kept(), YEAR + 1000 + PLAUSIBLE);
+        fake.pass(PLAUSIBLE + 60);
+        assert_eq!(clock.now().at, YEAR + 1000 + PLAUSIBLE + 60);
+        assert_eq!(clock.kept(), YEAR + 1000 + PLAUSIBLE + 60);
+        // After a restart: the highest time holds until the database has answered.
+        let fake = Fake::at(0);
+        let clock = Clock::new(fake, YEAR + 1000);
+        assert_eq!(clock.now(), Now { at: YEAR + 1000, trusted: false });
+    }
+
+    #[test]
+    fn a_database_that_was_ahead_does_not_bind_for_ever() {
+        let fake = Fake::at(5000);
+        let clock = Clock::new(fake, 0);
+        clock.anchor(90_000);
+        assert_eq!(clock.now(), Now { at: 90_000, trusted: true });
+        clock.anchor(5000);
+        assert_eq!(clock.now(), Now { at: 5000, trusted: true });
     }
 
     #[test]

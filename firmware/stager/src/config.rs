@@ -43,6 +43,25 @@ pub struct Config {
     /// Space that objects must leave free for the ledger (bytes).
     #[serde(default = "floor")]
     pub min_free_bytes: u64,
+    /// Space that leases must leave free for the ledger (bytes): with less, nothing new is staged or fetched, leases only end and the
+    /// outbox goes on.
+    #[serde(default = "reserve")]
+    pub reserve_bytes: u64,
+    /// How long an object that has come in in part is kept for the rest of it (seconds).
+    #[serde(default = "week")]
+    pub upload_keep_seconds: u64,
+    /// How fast objects are read again and compared with their hashes (bytes per second); 0 for as fast as the disk.
+    #[serde(default = "verify_rate")]
+    pub verify_bytes_per_second: u64,
+    /// How often all of them are (days); 0 for only on order.
+    #[serde(default = "month")]
+    pub verify_days: u64,
+    /// Whether a login with a customer's password has all staged that he is entitled to.
+    #[serde(default = "yes")]
+    pub stage_at_login: bool,
+    /// How long such a login waits for that at most (milliseconds); what is not staged by then comes while the session is open.
+    #[serde(default = "login_wait")]
+    pub stage_at_login_milliseconds: u64,
     /// Sessions of the ftp daemon at once.
     #[serde(default = "many")]
     pub max_sessions: usize,
@@ -75,6 +94,24 @@ fn ten() -> u64 {
 }
 fn floor() -> u64 {
     256 << 20
+}
+fn reserve() -> u64 {
+    32 << 20
+}
+fn week() -> u64 {
+    7 * 86_400
+}
+fn verify_rate() -> u64 {
+    64 << 20
+}
+fn month() -> u64 {
+    30
+}
+fn yes() -> bool {
+    true
+}
+fn login_wait() -> u64 {
+    5000
 }
 fn many() -> usize {
     6000

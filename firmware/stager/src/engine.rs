@@ -18,24 +18,26 @@
 //! a new start reads what is really there.
 
 use crate::clock::Clock;
-use crate::grants::Grant;
 use crate::killpoint::{Point, hit};
 use crate::ledger::{Ledger, LedgerError, Number, Txn};
-use crate::rows::Event;
 use crate::tree::{Batch, Place, Tree, TreeError};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tobj::{Fault, Id, LeaseKind, Reply, Revocation, Sha256};
+use tobj::{Fault, Id, Sha256};
 use tokio::sync::{Notify, oneshot};
 
 mod leases;
+mod objects;
 mod plan;
 mod transfers;
+mod work;
 
+pub(crate) use leases::remove as remove_lease;
 pub use transfers::{Access, Begin};
 pub(crate) use transfers::{COMPLETE, end as transfers_end, may_start};
+pub use work::{Answer, Grace, Refusal, Rules, Work};
 
 /// Longest time that a record which nobody waits for rides without a commit.
 pub const RIDE: Duration = Duration::from_millis(200);
@@ -44,106 +46,6 @@ pub const MAX_BATCH: usize = 128;
 
 /// Most records in one batch that nobody waits for.
 const MAX_RIDERS: usize = 1024;
-
-/// Why a request was not done.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{fault}: {why}")]
-pub struct Refusal {
-    /// What the peer learns.
-    pub fault: Fault,
-    /// What an operator and the log learn.
-    pub why: String,
-}
-
-impl Refusal {
-    pub(crate) fn new(fault: Fault, why: impl Into<String>) -> Self {
-        Self { fault, why: why.into() }
-    }
-}
-
-/// What a request comes to.
-pub type Answer = Result<Reply, Refusal>;
-
-/// What the writer can be asked.
-#[derive(Debug)]
-pub enum Work {
-    /// Make or renew the lease of a grant whose signature was checked: [`Reply::Staged`].
-    Stage {
-        /// The request's ID.
-        request: Id,
-        /// The grant.
-        grant: Grant,
-    },
-    /// An object has its place in the storeroom: [`Reply::Stored`].
-    Store {
-        /// Its hash.
-        sha256: Sha256,
-        /// Its bytes.
-        size: u64,
-        /// Who brought it.
-        by: String,
-    },
-    /// End a lease now: [`Reply::Done`].
-    Revoke {
-        /// The lease.
-        lease: Id,
-        /// Who wants it.
-        by: String,
-    },
-    /// End the leases of rights that were withdrawn: [`Reply::Done`].
-    Withdraw {
-        /// The rights.
-        items: Vec<Revocation>,
-        /// The last of them.
-        upto: u64,
-    },
-    /// End what has expired, remove what is over: [`Reply::Done`].
-    Sweep,
-    /// Begin a transfer: [`Reply::Transfer`].
-    Begin(Begin),
-    /// A transfer is over: [`Reply::Done`].
-    End {
-        /// Its number.
-        transfer: u64,
-        /// Bytes that were sent.
-        bytes: u64,
-        /// How it ended.
-        outcome: &'static str,
-    },
-    /// A transfer under way has come so far: [`Reply::Done`].
-    Progress {
-        /// Its number.
-        transfer: u64,
-        /// Bytes that were sent.
-        bytes: u64,
-    },
-    /// Something happened that the database is to know: [`Reply::Done`].
-    Note(Event),
-    /// The database has all records up to this one: [`Reply::Done`].
-    Acknowledge {
-        /// The number.
-        upto: u64,
-    },
-}
-
-/// How long leases go on being served for resumes, in seconds.
-#[derive(Debug, Clone, Copy)]
-pub struct Grace {
-    /// A standing lease that has expired.
-    pub standing: u64,
-    /// A one-time lease that was covered or has expired.
-    pub one_time: u64,
-}
-
-impl Grace {
-    /// That of this kind of lease.
-    pub fn of(self, kind: LeaseKind) -> u64 {
-        match kind {
-            LeaseKind::Standing => self.standing,
-            LeaseKind::OneTime => self.one_time,
-        }
-    }
-}
 
 /// Why the writer ended.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +63,7 @@ pub enum EngineError {
 
 /// A step in the tree, after the commit.
 #[derive(Debug)]
-enum Step {
+pub(crate) enum Step {
     Link {
         lease: Id,
         place: Place,
@@ -173,14 +75,31 @@ enum Step {
         lease: Id,
         place: Place,
     },
+    /// A link to what was an object's file becomes one to what is now.
+    Relink {
+        place: Place,
+        sha256: Sha256,
+    },
+    Quarantine {
+        sha256: Sha256,
+    },
+    Discard {
+        sha256: Sha256,
+    },
+    DropQuarantined {
+        sha256: Sha256,
+    },
+    DropUpload {
+        sha256: Sha256,
+    },
 }
 
 /// What planning a request came to.
 struct Plan {
     answer: Answer,
     steps: Vec<Step>,
-    /// There is more of the same to do.
-    again: bool,
+    /// What is to be done after it, soon.
+    follow: Vec<Work>,
 }
 
 /// What the next commit has to note of a lease.
@@ -271,12 +190,16 @@ pub struct Engine {
     ledger: Arc<Ledger>,
     tree: Arc<Tree>,
     clock: Clock,
-    grace: Grace,
+    rules: Rules,
     queue: Receiver<Message>,
     settled: Arc<Mutex<HashMap<Id, Settled>>>,
     committed: Arc<Notify>,
     marks: BTreeMap<Id, Mark>,
     riders: Vec<Work>,
+    /// What the last round left to be done soon.
+    follow: VecDeque<Work>,
+    /// Objects whose file is gone and whose row goes with the next commit.
+    discarded: Vec<Sha256>,
     /// Answers that hold only after the next commit.
     held: Vec<(Option<oneshot::Sender<Answer>>, Answer)>,
     /// Since when something waits for a commit that nobody asked for.
@@ -292,7 +215,7 @@ impl Engine {
         ledger: Arc<Ledger>,
         tree: Arc<Tree>,
         clock: Clock,
-        grace: Grace,
+        rules: Rules,
     ) -> Result<(Handle, oneshot::Receiver<Result<(), EngineError>>), EngineError> {
         let (sender, queue) = channel();
         let settled = Arc::<Mutex<HashMap<Id, Settled>>>::default();
@@ -302,12 +225,14 @@ impl Engine {
             ledger,
             tree,
             clock,
-            grace,
+            rules,
             queue,
             settled,
             committed,
             marks: BTreeMap::new(),
             riders: Vec::new(),
+            follow: VecDeque::new(),
+            discarded: Vec::new(),
             held: Vec::new(),
             waiting: None,
         };
@@ -326,18 +251,16 @@ impl Engine {
     fn run(&mut self) -> Result<(), EngineError> {
         loop {
             let first = match self.waiting {
-                None => self.queue.recv().unwrap_or(Message::Stop),
+                _ if self.is_urgent() => self.queue.try_recv().ok(),
+                None => Some(self.queue.recv().unwrap_or(Message::Stop)),
                 Some(since) => match self.queue.recv_timeout(RIDE.saturating_sub(since.elapsed())) {
-                    Ok(message) => message,
-                    Err(RecvTimeoutError::Timeout) => {
-                        self.batch(Vec::new())?;
-                        continue;
-                    }
-                    Err(RecvTimeoutError::Disconnected) => Message::Stop,
+                    Ok(message) => Some(message),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
                 },
             };
             let (mut jobs, mut stop) = (Vec::new(), false);
-            let mut next = Some(first);
+            let mut next = first;
             while let Some(message) = next {
                 match message {
                     Message::Job(job) if job.answer.is_none() => {
@@ -350,36 +273,32 @@ impl Engine {
                 let full = jobs.len() >= MAX_BATCH || self.riders.len() >= MAX_RIDERS;
                 next = if stop || full { None } else { self.queue.try_recv().ok() };
             }
-            if !jobs.is_empty() || self.waiting.is_some_and(|since| since.elapsed() >= RIDE) {
-                self.batch(jobs)?;
+            if !jobs.is_empty() || self.is_urgent() || self.waiting.is_some_and(|since| since.elapsed() >= RIDE) {
+                self.round(jobs)?;
             }
             if stop {
-                // The first commits what waits; the marks that it may leave go with the second.
-                self.batch(Vec::new())?;
-                return self.batch(Vec::new());
-            }
-        }
-    }
-
-    /// One round of the steps above; then as many as failures and unfinished sweeps ask for.
-    fn batch(&mut self, mut jobs: Vec<Job>) -> Result<(), EngineError> {
-        loop {
-            let again = self.round(jobs)?;
-            jobs = Vec::new();
-            if again {
-                self.riders.push(Work::Sweep);
-            } else if self.held.is_empty() {
+                // What is to be done soon is found again by the next start. What waits and the marks of it are committed.
+                self.follow.clear();
+                while self.waiting.is_some() || !self.held.is_empty() {
+                    self.round(Vec::new())?;
+                    self.follow.clear();
+                }
                 return Ok(());
             }
         }
     }
 
-    fn round(&mut self, jobs: Vec<Job>) -> Result<bool, EngineError> {
-        if jobs.is_empty() && self.marks.is_empty() && self.riders.is_empty() {
-            return Ok(false);
-        }
+    /// Whether a round is due even if nobody asks.
+    fn is_urgent(&self) -> bool {
+        !self.held.is_empty() || !self.follow.is_empty()
+    }
+
+    /// One round of the steps above.
+    fn round(&mut self, jobs: Vec<Job>) -> Result<(), EngineError> {
         hit(Point::BeforeCommit);
-        let (marks, riders) = (std::mem::take(&mut self.marks), std::mem::take(&mut self.riders));
+        let (marks, discarded) = (std::mem::take(&mut self.marks), std::mem::take(&mut self.discarded));
+        let mut riders = std::mem::take(&mut self.riders);
+        riders.extend(self.follow.drain(..));
         self.waiting = None;
         let (mut work, mut answers) = (Vec::with_capacity(jobs.len()), Vec::with_capacity(jobs.len()));
         for job in jobs {
@@ -387,20 +306,24 @@ impl Engine {
             answers.push(job.answer);
         }
         let now = self.clock.now();
-        let (rider_steps, plans) = self.ledger.write(|txn| {
+        let full = work.iter().any(|work| matches!(work, Work::Stage { .. } | Work::Begin(_))) && self.is_full();
+        let ((rider_steps, mut follow), plans) = self.ledger.write(|txn| {
             let mut steps = Vec::new();
             for (id, mark) in &marks {
                 leases::settle(txn, *id, mark, now, &mut steps)?;
             }
-            let mut again = false;
-            for rider in riders {
-                let plan = self.plan(txn, rider, now)?;
-                steps.extend(plan.steps);
-                again |= plan.again;
+            for sha256 in discarded {
+                objects::discarded(txn, sha256)?;
             }
-            let plans = work.into_iter().map(|work| self.plan(txn, work, now)).collect::<Result<Vec<_>, _>>()?;
+            let mut follow = Vec::new();
+            for rider in riders {
+                let plan = self.plan(txn, rider, full, now)?;
+                steps.extend(plan.steps);
+                follow.extend(plan.follow);
+            }
+            let plans = work.into_iter().map(|work| self.plan(txn, work, full, now)).collect::<Result<Vec<_>, _>>()?;
             self.keep_time(txn)?;
-            Ok(((steps, again), plans))
+            Ok(((steps, follow), plans))
         })?;
         hit(Point::AfterCommit);
         self.committed.notify_one();
@@ -411,15 +334,14 @@ impl Engine {
         for (answer, held) in self.held.drain(..) {
             send(answer, held);
         }
-        let (steps, mut again) = rider_steps;
         let mut batch = Batch::default();
-        for step in steps {
+        for step in rider_steps {
             // Those that nobody asked for remove; that does not get refused.
             let _ = self.apply(step, &mut batch)?;
         }
         let mut done = Vec::with_capacity(plans.len());
         for (plan, answer) in plans.into_iter().zip(answers) {
-            again |= plan.again;
+            follow.extend(plan.follow);
             let mut outcome = plan.answer;
             let mut failed = false;
             for step in plan.steps {
@@ -437,7 +359,13 @@ impl Engine {
             send(answer, outcome);
         }
         hit(Point::AfterAnswer);
-        Ok(again)
+        self.follow.extend(follow);
+        Ok(())
+    }
+
+    /// Whether there is too little space for more leases and records. A file system that does not say is not full.
+    fn is_full(&self) -> bool {
+        self.tree.space().is_ok_and(|(free, _)| free < self.rules.reserve)
     }
 
     /// Does a step in the tree. The outer error ends the writer, the inner one only this request.
@@ -449,6 +377,20 @@ impl Engine {
             Step::Unlink { lease, place } => {
                 self.tree.unlink(&place, batch)?;
                 (lease, Mark::Unlinked, Ok(()))
+            }
+            Step::Relink { place, sha256 } => {
+                self.tree.unlink(&place, batch)?;
+                self.tree.link(&place, sha256, false, batch)?;
+                return Ok(Ok(()));
+            }
+            Step::Quarantine { sha256 } => return Ok(Ok(self.tree.quarantine(sha256, batch)?)),
+            Step::DropQuarantined { sha256 } => return Ok(Ok(self.tree.drop_quarantined(sha256)?)),
+            Step::DropUpload { sha256 } => return Ok(Ok(self.tree.drop_incoming(&sha256.to_string())?)),
+            Step::Discard { sha256 } => {
+                self.tree.discard(sha256, batch)?;
+                self.discarded.push(sha256);
+                self.waiting.get_or_insert_with(Instant::now);
+                return Ok(Ok(()));
             }
             Step::Link { lease, place, sha256, grant } => match self.tree.link(&place, sha256, false, batch) {
                 Ok(()) => (lease, Mark::Linked, Ok(())),

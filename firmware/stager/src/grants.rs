@@ -15,6 +15,9 @@ use tobj::{FileName, Id, LeaseKind, Name, Secret, Sha256};
 /// Binds a token to its purpose: a signature of the same key for anything else is no grant.
 pub const ASSERTION: &[u8] = b"ffs-grant-1";
 
+/// Longest time that a grant may be used, in seconds. One that is good for longer is none of the database's.
+pub const MAX_LIFE: u64 = 24 * 3600;
+
 /// What a grant allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
@@ -36,6 +39,8 @@ pub struct Grant {
     pub kind: LeaseKind,
     /// When the lease ends (seconds since 1970).
     pub lease_expires: u64,
+    /// When it was issued (seconds since 1970).
+    pub issued: u64,
     /// Until when the grant may be used (seconds since 1970).
     pub use_by: u64,
 }
@@ -143,12 +148,15 @@ impl Verifier {
             size: value("size", &claims.size)?,
             kind: value("kind", &claims.kind)?,
             lease_expires: value("lease_expires", &claims.lease_expires)?,
+            issued: time("iat", &claims.iat)?,
             use_by: time("exp", &claims.exp)?,
         };
-        let issued = time("iat", &claims.iat)?;
+        if grant.use_by.saturating_sub(grant.issued) > MAX_LIFE {
+            return Err(GrantError::Claim("exp".to_owned()));
+        }
         let from = claims.nbf.as_deref().map_or(Ok(0), |nbf| time("nbf", nbf))?;
         // A clock that nobody vouches for may be behind; that is no fault of the grant.
-        if now.trusted && issued.max(from) > now.at.saturating_add(PLAUSIBLE) {
+        if now.trusted && grant.issued.max(from) > now.at.saturating_add(PLAUSIBLE) {
             return Err(GrantError::Early);
         }
         if grant.use_by <= now.at || grant.lease_expires <= now.at {

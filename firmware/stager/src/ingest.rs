@@ -1,16 +1,32 @@
 //! How an object comes into the storeroom.
 //!
-//! Its bytes are hashed while they are written to `incoming/`; then: sync the file → give it its name in the storeroom → sync the
-//! directories → commit → answer. Whatever goes wrong before the name is given leaves nothing.
+//! Its bytes are hashed while they are written to `incoming/`, once; then: sync the file → give it its name in the storeroom → sync
+//! the directories → commit → answer. Whatever goes wrong before the name is given leaves no object.
+//!
+//! # What broke off goes on
+//!
+//! Who knows the hash before sends the object as an *upload*. Every [`CHECKPOINT`] bytes, and when the connection breaks: sync the
+//! file → commit how much of it is durable, with the state of the hash at that place. The next try is told that number, sends what
+//! comes after it, and nothing is read again: the file is cut there, and the hash goes on from its state. So it does after a crash
+//! or a power cut, too. An upload that nobody goes on with for [`crate::config::Config::upload_keep_seconds`] is dropped.
+//!
+//! # Room
+//!
+//! What is being taken in together must leave [`crate::config::Config::min_free_bytes`] free: room is promised before a byte is read,
+//! so that two objects do not both count on the last of it, and so that the ledger, which is on the same disk, never runs out of it.
 
 use crate::engine::{Answer, Handle, Refusal, Work};
 use crate::killpoint::{Point, hit};
-use crate::tree::{Tree, TreeError};
+use crate::ledger::{Ledger, LedgerError};
+use crate::rows::Upload;
+use crate::tree::{Op, Tree, TreeError};
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest, Sha256 as Hasher};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::Arc;
-use tobj::{Fault, Id, Sha256};
+use std::sync::{Arc, Mutex, PoisonError};
+use tobj::{Fault, Id, ObjectState, Reply, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 
@@ -18,67 +34,388 @@ use tokio::sync::mpsc;
 const BLOCK: usize = 1 << 20;
 /// Blocks between the reader and the disk.
 const BLOCKS: usize = 4;
+/// Bytes after which an upload is made durable. It is also what a sync of it has to write at most, while stagings wait for theirs.
+pub const CHECKPOINT: u64 = 64 << 20;
 
-/// Removes what came in unless it was kept.
-struct Incoming {
+/// Takes objects in.
+#[derive(Debug, Clone)]
+pub struct Intake {
     tree: Arc<Tree>,
-    name: Id,
+    ledger: Arc<Ledger>,
+    engine: Handle,
+    floor: u64,
+    checkpoint: u64,
+    shared: Arc<Mutex<Shared>>,
 }
 
-impl Drop for Incoming {
+#[derive(Debug, Default)]
+struct Shared {
+    /// Bytes that are promised to objects on their way in.
+    promised: u64,
+    /// Uploads that are coming in.
+    busy: HashSet<Sha256>,
+    /// Why the last object could not be written, if that was the disk's fault.
+    failure: Option<String>,
+}
+
+/// Room for an object on its way in.
+struct Promise {
+    shared: Arc<Mutex<Shared>>,
+    left: u64,
+}
+
+impl Promise {
+    /// So much of it is on the disk, and counted there.
+    fn used(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.left);
+        self.left -= bytes;
+        lock(&self.shared).promised -= bytes;
+    }
+}
+
+impl Drop for Promise {
     fn drop(&mut self) {
-        if let Err(error) = self.tree.drop_incoming(&self.name.to_string()) {
+        self.used(self.left);
+    }
+}
+
+/// Keeps others from the same upload.
+struct Claim {
+    shared: Arc<Mutex<Shared>>,
+    sha256: Sha256,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.shared).busy.remove(&self.sha256);
+    }
+}
+
+fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A file that is being written.
+struct Incoming {
+    file: File,
+    hasher: Hasher,
+    /// Bytes that are in it.
+    size: u64,
+}
+
+impl Intake {
+    /// Takes objects into this tree as long as so many bytes stay free.
+    pub fn new(tree: Arc<Tree>, ledger: Arc<Ledger>, engine: Handle, floor: u64) -> Self {
+        Self { tree, ledger, engine, floor, checkpoint: CHECKPOINT, shared: Arc::default() }
+    }
+
+    /// The same with another distance between checkpoints.
+    #[must_use]
+    pub fn with_checkpoints(mut self, bytes: u64) -> Self {
+        self.checkpoint = bytes;
+        self
+    }
+
+    /// Why the disk did not take the last object, if so.
+    pub fn failure(&self) -> Option<String> {
+        lock(&self.shared).failure.clone()
+    }
+
+    /// Takes an object of `length` bytes in, as a whole. `expected` is its hash where that is known before.
+    ///
+    /// # Errors
+    /// `INVALID` for other bytes than announced, `UNAVAILABLE` when the disk does not take them.
+    pub async fn put(
+        &self,
+        length: u64,
+        expected: Option<Sha256>,
+        by: &str,
+        literal: &mut (dyn AsyncRead + Send + Unpin),
+    ) -> Answer {
+        let promise = self.promise(length)?;
+        let name = Id::random().map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
+        let file = self.tree.incoming(name).map_err(|error| self.broken(&error))?;
+        let label = name.to_string();
+        let (incoming, arrived) = self.receive(fresh(file), length, promise, None, literal).await?;
+        let checked = arrived.and_then(|()| check(&incoming, expected));
+        match checked {
+            Ok(sha256) => self.store(&label, incoming, sha256, by).await,
+            Err(refusal) => {
+                self.drop_file(&label);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Says how much of an object is there.
+    ///
+    /// # Errors
+    /// `BUSY` while it comes in, `UNAVAILABLE` when the rest of it does not fit.
+    pub async fn begin(&self, sha256: Sha256, size: u64) -> Answer {
+        let (object, upload) = self.known(sha256).await?;
+        if let Some(size) = object {
+            return Ok(Reply::Stored { sha256, size, known: true });
+        }
+        let claim = self.claim(sha256)?;
+        let offset = match upload {
+            Some(upload) if upload.size == size => upload.durable,
+            Some(_) => {
+                self.forget(sha256).await?;
+                0
+            }
+            None => 0,
+        };
+        drop(claim);
+        self.promise(size - offset).map(drop)?;
+        Ok(Reply::Upload { offset })
+    }
+
+    /// Takes the rest of an object in, from `offset` on; from 0 it begins anew.
+    ///
+    /// # Errors
+    /// As [`Intake::put`]; `INVALID` also for another offset than [`Intake::begin`] tells.
+    pub async fn append(
+        &self,
+        sha256: Sha256,
+        offset: u64,
+        length: u64,
+        by: &str,
+        literal: &mut (dyn AsyncRead + Send + Unpin),
+    ) -> Answer {
+        let Some(size) = offset.checked_add(length) else {
+            return Err(Refusal::new(Fault::Invalid, "no object has so many bytes"));
+        };
+        let _claim = self.claim(sha256)?;
+        let (object, upload) = self.known(sha256).await?;
+        if object.is_some() {
+            return Err(Refusal::new(Fault::Invalid, "the object is there already"));
+        }
+        let upload = upload.filter(|upload| upload.size == size && offset > 0);
+        let there = upload.as_ref().map_or(0, |upload| upload.durable);
+        if there != offset {
+            return Err(Refusal::new(
+                Fault::Invalid,
+                format!("{there} bytes are there, not {offset}; go on from there"),
+            ));
+        }
+        let promise = self.promise(length)?;
+        let hasher = match &upload {
+            None => Some(Hasher::new()),
+            Some(upload) => restore(&upload.hash),
+        };
+        let (Some(hasher), Ok(file)) = (hasher, self.tree.upload(sha256, offset)) else {
+            self.forget(sha256).await?;
+            return Err(Refusal::new(Fault::Invalid, "what was there of the object cannot be used; begin anew"));
+        };
+        let incoming = Incoming { file, hasher, size: offset };
+        let (incoming, arrived) = self.receive(incoming, length, promise, Some((sha256, size)), literal).await?;
+        if let Err(refusal) = arrived {
+            // What has come so far is kept for the next try.
+            let (tree, engine, incoming) = (self.tree.clone(), self.engine.clone(), incoming);
+            let kept = tokio::task::spawn_blocking(move || checkpoint(&tree, &engine, &incoming, sha256, size, true));
+            match kept.await {
+                Ok(Ok(())) => tracing::info!(%sha256, "an upload broke off; what came of it is kept"),
+                Ok(Err(why)) => tracing::warn!(%sha256, %why, "an upload broke off; what came of it may be lost"),
+                Err(error) => tracing::warn!(%sha256, %error, "an upload broke off; what came of it may be lost"),
+            }
+            return Err(refusal);
+        }
+        match check(&incoming, Some(sha256)) {
+            Ok(sha256) => self.store(&sha256.to_string(), incoming, sha256, by).await,
+            Err(refusal) => {
+                self.forget(sha256).await?;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The size of an object that is there and good, and what is there of an upload.
+    async fn known(&self, sha256: Sha256) -> Result<(Option<u64>, Option<Upload>), Refusal> {
+        let ledger = self.ledger.clone();
+        let look = tokio::task::spawn_blocking(move || {
+            let read = ledger.read()?;
+            let object = read.object(sha256)?.filter(|object| object.state == ObjectState::Good);
+            Ok::<_, LedgerError>((object.map(|object| object.size), read.upload(sha256)?))
+        });
+        let (object, upload) = match look.await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => return Err(Refusal::new(Fault::Unavailable, daemon::report(&error))),
+            Err(error) => return Err(Refusal::new(Fault::Unavailable, error.to_string())),
+        };
+        // An object whose file is gone is not there, whatever the ledger says: it can be put in again.
+        let file = self.tree.object(sha256).map_err(|error| self.broken(&error))?;
+        Ok((object.filter(|size| file.is_some_and(|file| file.size == *size)), upload))
+    }
+
+    fn claim(&self, sha256: Sha256) -> Result<Claim, Refusal> {
+        if !lock(&self.shared).busy.insert(sha256) {
+            return Err(Refusal::new(Fault::Busy, "the object is coming in on another connection"));
+        }
+        Ok(Claim { shared: self.shared.clone(), sha256 })
+    }
+
+    fn promise(&self, bytes: u64) -> Result<Promise, Refusal> {
+        let (free, _) = self.tree.space().map_err(|error| self.broken(&error))?;
+        let mut shared = lock(&self.shared);
+        let needed = bytes.saturating_add(shared.promised);
+        if needed.saturating_add(self.floor) > free {
+            let (promised, floor) = (shared.promised, self.floor);
+            let why = format!(
+                "{bytes} bytes do not fit: {free} bytes are free, {promised} of them are promised to other objects, {floor} \
+                 stay free for the ledger (min_free_bytes)"
+            );
+            return Err(Refusal::new(Fault::Unavailable, why));
+        }
+        shared.promised += bytes;
+        Ok(Promise { shared: self.shared.clone(), left: bytes })
+    }
+
+    /// Reads and writes, at the same time. The inner error is that of the bytes on their way: what came before it is in the file.
+    async fn receive(
+        &self,
+        incoming: Incoming,
+        length: u64,
+        promise: Promise,
+        upload: Option<(Sha256, u64)>,
+        literal: &mut (dyn AsyncRead + Send + Unpin),
+    ) -> Result<(Incoming, Result<(), Refusal>), Refusal> {
+        let (blocks, written) = mpsc::channel::<Vec<u8>>(BLOCKS);
+        let this = self.clone();
+        let writer = tokio::task::spawn_blocking(move || this.write(incoming, promise, upload, written));
+        let read = feed(literal, length, blocks).await;
+        match writer.await {
+            Ok((incoming, written)) => Ok((incoming, written.and(read))),
+            Err(error) => Err(Refusal::new(Fault::Unavailable, error.to_string())),
+        }
+    }
+
+    fn write(
+        &self,
+        mut incoming: Incoming,
+        mut promise: Promise,
+        upload: Option<(Sha256, u64)>,
+        mut blocks: mpsc::Receiver<Vec<u8>>,
+    ) -> (Incoming, Result<(), Refusal>) {
+        let mut durable = incoming.size;
+        while let Some(block) = blocks.blocking_recv() {
+            let written = match self.tree.faults().check(Op::Write) {
+                Ok(()) => incoming.file.write_all(&block),
+                Err(errno) => Err(errno.into()),
+            };
+            if let Err(error) = written {
+                return (incoming, Err(self.unwritable(&error)));
+            }
+            incoming.hasher.update(&block);
+            incoming.size += block.len() as u64;
+            promise.used(block.len() as u64);
+            if let Some((sha256, size)) = upload
+                && incoming.size - durable >= self.checkpoint
+            {
+                if let Err(refusal) = checkpoint(&self.tree, &self.engine, &incoming, sha256, size, false) {
+                    return (incoming, Err(refusal));
+                }
+                durable = incoming.size;
+            }
+        }
+        (incoming, Ok(()))
+    }
+
+    /// Gives a whole file its place.
+    async fn store(&self, label: &str, incoming: Incoming, sha256: Sha256, by: &str) -> Answer {
+        let (tree, label, size) = (self.tree.clone(), label.to_owned(), incoming.size);
+        let kept = tokio::task::spawn_blocking(move || {
+            let kept = tree.keep(&label, &incoming.file, sha256);
+            if kept.is_err() {
+                let _ = tree.drop_incoming(&label); // the first failure is the one to tell
+            }
+            kept
+        });
+        let fresh = match kept.await {
+            Ok(Ok(fresh)) => fresh,
+            Ok(Err(error)) => return Err(self.broken(&error)),
+            Err(error) => return Err(Refusal::new(Fault::Unavailable, error.to_string())),
+        };
+        lock(&self.shared).failure = None;
+        hit(Point::BeforeStore);
+        self.engine.ask(Work::Store { sha256, size, fresh, by: by.to_owned() }).await
+    }
+
+    /// Drops an upload.
+    async fn forget(&self, sha256: Sha256) -> Result<(), Refusal> {
+        // The row first: without it, start-up removes the file.
+        self.engine.ask(Work::Upload { sha256, upload: None }).await?;
+        self.drop_file(&sha256.to_string());
+        Ok(())
+    }
+
+    fn drop_file(&self, label: &str) {
+        if let Err(error) = self.tree.drop_incoming(label) {
             tracing::warn!("what came in could not be removed: {}", daemon::report(&error));
         }
     }
+
+    fn unwritable(&self, error: &io::Error) -> Refusal {
+        let why = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "the file system is full".to_owned(),
+            io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only".to_owned(),
+            _ => format!("the object could not be written: {error}"),
+        };
+        self.failed(why)
+    }
+
+    fn broken(&self, error: &TreeError) -> Refusal {
+        self.failed(daemon::report(error))
+    }
+
+    fn failed(&self, why: String) -> Refusal {
+        tracing::error!(why, "the storeroom failed");
+        lock(&self.shared).failure = Some(why.clone());
+        Refusal::new(Fault::Unavailable, why)
+    }
 }
 
-/// Takes an object of `length` bytes in. `expected` is its hash where that is known before.
-pub async fn put(
-    tree: &Arc<Tree>,
+fn fresh(file: File) -> Incoming {
+    Incoming { file, hasher: Hasher::new(), size: 0 }
+}
+
+/// The hash of what came in, if it is the right one.
+fn check(incoming: &Incoming, expected: Option<Sha256>) -> Result<Sha256, Refusal> {
+    let sha256: [u8; 32] = incoming.hasher.clone().finalize().into();
+    let sha256 = Sha256::from(sha256);
+    match expected {
+        Some(expected) if expected != sha256 => {
+            Err(Refusal::new(Fault::Invalid, format!("the bytes hash to {sha256} instead of {expected}")))
+        }
+        _ => Ok(sha256),
+    }
+}
+
+/// Makes durable what came of an upload; `waits` for the ledger to say so.
+fn checkpoint(
+    tree: &Tree,
     engine: &Handle,
-    length: u64,
-    expected: Option<Sha256>,
-    by: &str,
-    floor: u64,
-    literal: &mut (dyn AsyncRead + Send + Unpin),
-) -> Answer {
-    let (free, _) = tree.space().map_err(|error| broken(&error))?;
-    if length.saturating_add(floor) > free {
-        let why = format!("{length} bytes do not fit: {free} bytes are free, {floor} of them stay so");
-        return Err(Refusal::new(Fault::Unavailable, why));
+    incoming: &Incoming,
+    sha256: Sha256,
+    size: u64,
+    waits: bool,
+) -> Result<(), Refusal> {
+    let synced = tree.faults().check(Op::Sync).map_err(io::Error::from).and_then(|()| incoming.file.sync_data());
+    synced.map_err(|error| Refusal::new(Fault::Unavailable, format!("an upload could not be synced: {error}")))?;
+    hit(Point::AfterCheckpoint);
+    let hash = hex::encode(incoming.hasher.serialize());
+    let work = Work::Upload { sha256, upload: Some(Upload { size, durable: incoming.size, hash, at: 0 }) };
+    if waits {
+        return engine.ask_blocking(work).map(drop);
     }
-    let name = Id::random().map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
-    let (blocks, written) = mpsc::channel::<Vec<u8>>(BLOCKS);
-    let writer = {
-        let tree = tree.clone();
-        tokio::task::spawn_blocking(move || write(&tree, name, written))
-    };
-    let read = feed(literal, length, blocks).await;
-    let written = match writer.await {
-        Ok(written) => written,
-        Err(error) => Err(Refusal::new(Fault::Unavailable, error.to_string())),
-    };
-    let (incoming, file, sha256, size) = written?;
-    read?;
-    if size != length {
-        return Err(Refusal::new(Fault::Invalid, format!("{size} bytes came instead of {length}")));
-    }
-    if let Some(expected) = expected.filter(|expected| *expected != sha256) {
-        return Err(Refusal::new(Fault::Invalid, format!("the bytes hash to {sha256} instead of {expected}")));
-    }
-    let tree = tree.clone();
-    let kept = tokio::task::spawn_blocking(move || {
-        let kept = tree.keep(name, &file, sha256);
-        drop(incoming);
-        kept
-    });
-    match kept.await {
-        Ok(kept) => kept.map_err(|error| broken(&error))?,
-        Err(error) => return Err(Refusal::new(Fault::Unavailable, error.to_string())),
-    }
-    hit(Point::BeforeStore);
-    engine.ask(Work::Store { sha256, size, by: by.to_owned() }).await
+    engine.ride(work);
+    Ok(())
+}
+
+/// The hash of an upload as it was at its checkpoint; none if it was written by a version that kept it in another form.
+fn restore(hash: &str) -> Option<Hasher> {
+    let mut state = SerializedState::<Hasher>::default();
+    hex::decode_to_slice(hash, &mut state).ok()?;
+    Hasher::deserialize(&state).ok()
 }
 
 async fn feed(
@@ -90,48 +427,25 @@ async fn feed(
     while left > 0 {
         let most = usize::try_from(left).map_or(BLOCK, |left| left.min(BLOCK));
         let mut block = Vec::with_capacity(most);
+        let mut broken = None;
         while block.len() < most {
             let mut part = (&mut *literal).take((most - block.len()) as u64);
             match part.read_buf(&mut block).await {
-                Ok(0) => return Err(Refusal::new(Fault::Invalid, "the object ended early")),
-                Ok(_) => {}
-                Err(error) => return Err(Refusal::new(Fault::Invalid, format!("the object broke off: {error}"))),
+                Ok(0) => broken = Some("the object ended early".to_owned()),
+                Ok(_) => continue,
+                Err(error) => broken = Some(format!("the object broke off: {error}")),
             }
+            break;
         }
-        left -= most as u64;
-        if blocks.send(block).await.is_err() {
+        left -= block.len() as u64;
+        if !block.is_empty() && blocks.send(block).await.is_err() {
             return Ok(()); // the writer has failed and says why
+        }
+        if let Some(why) = broken {
+            return Err(Refusal::new(Fault::Invalid, why));
         }
     }
     Ok(())
-}
-
-type Written = Result<(Incoming, File, Sha256, u64), Refusal>;
-
-fn write(tree: &Arc<Tree>, name: Id, mut blocks: mpsc::Receiver<Vec<u8>>) -> Written {
-    let mut file = tree.incoming(name).map_err(|error| broken(&error))?;
-    let incoming = Incoming { tree: tree.clone(), name };
-    let (mut hasher, mut size) = (Hasher::new(), 0u64);
-    while let Some(block) = blocks.blocking_recv() {
-        hasher.update(&block);
-        file.write_all(&block).map_err(|error| unwritable(&error))?;
-        size += block.len() as u64;
-    }
-    let sha256: [u8; 32] = hasher.finalize().into();
-    Ok((incoming, file, sha256.into(), size))
-}
-
-fn unwritable(error: &io::Error) -> Refusal {
-    let why = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "the file system is full".to_owned(),
-        _ => format!("the object could not be written: {error}"),
-    };
-    Refusal::new(Fault::Unavailable, why)
-}
-
-fn broken(error: &TreeError) -> Refusal {
-    tracing::error!("the storeroom failed: {}", daemon::report(error));
-    Refusal::new(Fault::Unavailable, daemon::report(error))
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ points! {
     BeforeAnswer,
     /// The answers are out, the marks not committed.
     AfterAnswer,
+    /// A part of an object is in incoming, synced; the ledger does not know how much.
+    AfterCheckpoint,
     /// An object is in incoming, synced.
     AfterIncoming,
     /// An object has its name in the storeroom, nothing synced.

@@ -9,13 +9,17 @@
 //! | `leases` | id | [`Lease`] |
 //! | `paths` | customer/product/version/file, for a one-time lease also its id | id of the lease |
 //! | `due` | (time, id) | nothing: when the sweep looks at a lease |
+//! | `holders` | (SHA-256, id) | nothing: which leases are for an object |
+//! | `uploads` | SHA-256 | [`Upload`]: an object that has come in in part |
+//! | `withdrawn` | (customer, number) | [`Withdrawn`]: rights that were taken away lately |
 //! | `grants` | (use-by, id) | [`UsedGrant`]; both are in the signed token, and by the time they can be forgotten in order |
 //! | `transfers` | number | [`Transfer`] that has not ended |
 //! | `outbox` | audit number | [`Event`] that the database has not acknowledged |
 //!
-//! Every change is one transaction of [`Ledger::write`], durable when it returns; `paths` and `due` follow `leases` by themselves.
+//! Every change is one transaction of [`Ledger::write`], durable when it returns; `paths`, `due` and `holders` follow `leases` by
+//! themselves.
 
-use crate::rows::{Event, Lease, Object, Transfer, UsedGrant};
+use crate::rows::{Event, Lease, Object, Transfer, Upload, UsedGrant, Withdrawn};
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 use std::io;
@@ -31,12 +35,17 @@ const OBJECTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("obj
 const LEASES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("leases");
 const PATHS: TableDefinition<'_, &str, u128> = TableDefinition::new("paths");
 const DUE: TableDefinition<'_, (u64, u128), ()> = TableDefinition::new("due");
+const HOLDERS: TableDefinition<'_, (&[u8; 32], u128), ()> = TableDefinition::new("holders");
+const UPLOADS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("uploads");
+const WITHDRAWN: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("withdrawn");
 const GRANTS: TableDefinition<'_, (u64, u128), &[u8]> = TableDefinition::new("grants");
 const TRANSFERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("transfers");
 const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
 
 /// The form of the tables that this version knows.
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
+/// The form before: without `holders`, `uploads` and `withdrawn`.
+const BEFORE: u64 = 1;
 /// The ledger's file, in the root of the tree.
 pub const FILE: &str = "ledger.redb";
 
@@ -53,6 +62,10 @@ pub enum Number {
     Clock,
     /// The last revocation that was carried out.
     Revocation,
+    /// The pass over the storeroom that is under way or was the last: see [`crate::verify`].
+    Pass,
+    /// When it began (seconds since 1970).
+    PassBegan,
 }
 
 impl Number {
@@ -63,6 +76,8 @@ impl Number {
             Self::Transfer => "transfer",
             Self::Clock => "clock",
             Self::Revocation => "revocation",
+            Self::Pass => "pass",
+            Self::PassBegan => "pass-began",
         }
     }
 }
@@ -110,6 +125,23 @@ pub enum LedgerError {
     },
 }
 
+impl LedgerError {
+    /// Whether it is the disk that failed, and not what is on it.
+    pub fn is_of_the_disk(&self) -> bool {
+        match self {
+            Self::Create { .. } => true,
+            Self::Open { source, .. } | Self::Redb(source) => matches!(
+                **source,
+                redb::Error::Io(_)
+                    | redb::Error::PreviousIo
+                    | redb::Error::DatabaseAlreadyOpen
+                    | redb::Error::LockPoisoned(_)
+            ),
+            Self::Missing(_) | Self::Schema(_) | Self::Row { .. } => false,
+        }
+    }
+}
+
 macro_rules! from_redb {
     ($($error:ident),*) => {$(
         impl From<redb::$error> for LedgerError {
@@ -149,8 +181,22 @@ impl Ledger {
         let ledger = Self { db };
         match ledger.read()?.number(Number::Schema)? {
             SCHEMA => Ok(ledger),
+            BEFORE => ledger.upgrade(),
             other => Err(LedgerError::Schema(other)),
         }
+    }
+
+    /// Brings a ledger of the form before to the present one, all of it or nothing.
+    fn upgrade(self) -> Result<Self> {
+        let leases: Vec<_> = self.read()?.leases(0)?.collect::<Result<_>>()?;
+        self.write(|txn| {
+            for (id, lease) in &leases {
+                txn.holders.insert((lease.sha256.as_bytes(), key(*id)), ())?;
+            }
+            txn.set_number(Number::Schema, SCHEMA)
+        })?;
+        tracing::info!(leases = leases.len(), "the ledger was brought from schema {BEFORE} to {SCHEMA}");
+        Ok(self)
     }
 
     /// Makes an empty ledger under another name, so that a half-made one is never taken for one.
@@ -219,6 +265,9 @@ pub struct Txn<'t> {
     leases: Table<'t, u128, &'static [u8]>,
     paths: Table<'t, &'static str, u128>,
     due: Table<'t, (u64, u128), ()>,
+    holders: Table<'t, (&'static [u8; 32], u128), ()>,
+    uploads: Table<'t, &'static [u8; 32], &'static [u8]>,
+    withdrawn: Table<'t, (&'static str, u64), &'static [u8]>,
     grants: Table<'t, (u64, u128), &'static [u8]>,
     transfers: Table<'t, u64, &'static [u8]>,
     outbox: Table<'t, u64, &'static [u8]>,
@@ -234,6 +283,9 @@ impl<'t> Txn<'t> {
             leases: write.open_table(LEASES)?,
             paths: write.open_table(PATHS)?,
             due: write.open_table(DUE)?,
+            holders: write.open_table(HOLDERS)?,
+            uploads: write.open_table(UPLOADS)?,
+            withdrawn: write.open_table(WITHDRAWN)?,
             grants: write.open_table(GRANTS)?,
             transfers: write.open_table(TRANSFERS)?,
             outbox: write.open_table(OUTBOX)?,
@@ -267,9 +319,71 @@ impl<'t> Txn<'t> {
         self.objects.get(sha256.as_bytes())?.map(|row| parse("objects", row.value())).transpose()
     }
 
-    /// Adds an object.
+    /// Adds or changes an object.
     pub fn put_object(&mut self, sha256: Sha256, object: &Object) -> Result<()> {
         self.objects.insert(sha256.as_bytes(), &*render("objects", object)?)?;
+        Ok(())
+    }
+
+    /// Drops an object.
+    pub fn remove_object(&mut self, sha256: Sha256) -> Result<()> {
+        self.objects.remove(sha256.as_bytes())?;
+        Ok(())
+    }
+
+    /// The leases for an object from after this one on, at most `limit`.
+    pub fn holders(&self, sha256: Sha256, after: Option<Id>, limit: usize) -> Result<Vec<Id>> {
+        let first = after.map_or(Some(0), |id| key(id).checked_add(1));
+        let Some(first) = first else { return Ok(Vec::new()) };
+        let hash = sha256.as_bytes();
+        let range = self.holders.range((hash, first)..=(hash, u128::MAX))?;
+        range.take(limit).map(|entry| Ok(unkey(entry?.0.value().1))).collect()
+    }
+
+    /// What is known of an object that has come in in part.
+    pub fn upload(&self, sha256: Sha256) -> Result<Option<Upload>> {
+        self.uploads.get(sha256.as_bytes())?.map(|row| parse("uploads", row.value())).transpose()
+    }
+
+    /// Notes how far an object has come in.
+    pub fn put_upload(&mut self, sha256: Sha256, upload: &Upload) -> Result<()> {
+        self.uploads.insert(sha256.as_bytes(), &*render("uploads", upload)?)?;
+        Ok(())
+    }
+
+    /// Forgets that an object has come in in part.
+    pub fn remove_upload(&mut self, sha256: Sha256) -> Result<()> {
+        self.uploads.remove(sha256.as_bytes())?;
+        Ok(())
+    }
+
+    /// The objects that have come in in part, and of which nothing came since before this time.
+    pub fn uploads_before(&self, time: u64) -> Result<Vec<Sha256>> {
+        let mut old = Vec::new();
+        for entry in self.uploads.iter()? {
+            let (sha256, row) = entry?;
+            if parse::<Upload>("uploads", row.value())?.at < time {
+                old.push(Sha256::from(*sha256.value()));
+            }
+        }
+        Ok(old)
+    }
+
+    /// What was withdrawn from a customer lately.
+    pub fn withdrawn(&self, customer: &str) -> Result<Vec<Withdrawn>> {
+        let range = self.withdrawn.range((customer, 0)..=(customer, u64::MAX))?;
+        range.map(|entry| parse("withdrawn", entry?.1.value())).collect()
+    }
+
+    /// Notes what was withdrawn from a customer, and forgets what was before `old`.
+    pub fn withdraw(&mut self, customer: &str, what: &Withdrawn, old: u64) -> Result<()> {
+        let mut kept: Vec<Withdrawn> = self.withdrawn(customer)?;
+        self.withdrawn.retain_in((customer, 0)..=(customer, u64::MAX), |_, _| false)?;
+        kept.retain(|row| row.at >= old && row != what);
+        kept.push(what.clone());
+        for (number, row) in (0..).zip(&kept) {
+            self.withdrawn.insert((customer, number), &*render("withdrawn", row)?)?;
+        }
         Ok(())
     }
 
@@ -298,6 +412,7 @@ impl<'t> Txn<'t> {
             None => {
                 self.due.insert((lease.due(), key(id)), ())?;
                 self.paths.insert(&*path_key(id, lease), key(id))?;
+                self.holders.insert((lease.sha256.as_bytes(), key(id)), ())?;
             }
         }
         Ok(())
@@ -309,6 +424,7 @@ impl<'t> Txn<'t> {
         if let Some(old) = &old {
             self.due.remove((old.due(), key(id)))?;
             self.paths.remove(&*path_key(id, old))?;
+            self.holders.remove((old.sha256.as_bytes(), key(id)))?;
         }
         Ok(old)
     }

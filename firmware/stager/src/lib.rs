@@ -6,8 +6,25 @@
 //! - [`ledger`]: what is leased, what was used, what the database has still to be told; one redb file.
 //! - [`engine`]: the one writer of both, with the order of durable steps. [`reconcile`]: what start-up does with what it finds.
 //! - [`grants`]: what the database signed. [`ingest`]: how objects come in. [`service`]: what commlinkd brings.
-//! - [`logins`], [`throttle`], [`sessions`]: the ftp daemon's side.
+//! - [`verify`]: reads objects again, in the background. `down`: what is answered while the disk does not work.
+//! - [`logins`], [`throttle`], [`sessions`]: the ftp daemon's side; `entitled`: what a login has staged.
 //! - [`outbox`], [`revocations`], [`database`], [`clock`]: the other side, to and from the database.
+//!
+//! # Step by step
+//!
+//! A staging: grant checked ([`grants`]) → lease, used grant and audit record committed, durable → directory and link → every
+//! directory with a new entry synced → answered → the mark "done" rides on the next commit. Requests in flight share commits and
+//! syncs. A removal: "removing" committed → unlinked → synced → the row dropped with the next commit. An ingest: bytes synced →
+//! named → directories synced → committed → answered; what breaks off goes on ([`ingest`]). Each order is written down with what a kill
+//! between two steps leaves ([`engine`]), and what start-up makes of that ([`reconcile`]). Which time is believed: [`clock`].
+//!
+//! A failure of the disk: the request is refused as `UNAVAILABLE`. Where it is clear that nothing was done (no space, too many links,
+//! another file at the path), that is taken back and work goes on. Where it is not (`EIO`, `EROFS`, a commit or a sync that failed),
+//! the writer ends, `status` says what failed, everything is refused, and ledger and tree are opened and reconciled anew until that
+//! works ([`run`]).
+//!
+//! Names: of customers, products and versions as [`tobj::Name`], of files as [`tobj::FileName`] has it, checked wherever one is read.
+//! A path has one lease; another object at it is refused with what is there.
 //!
 //! # What always holds
 //!
@@ -19,8 +36,11 @@
 pub mod clock;
 pub mod config;
 pub mod database;
+mod down;
 pub mod engine;
+mod entitled;
 pub mod grants;
+mod idle;
 pub mod ingest;
 pub mod killpoint;
 pub mod ledger;
@@ -37,5 +57,6 @@ pub mod sessions;
 mod testkit;
 pub mod throttle;
 pub mod tree;
+pub mod verify;
 
-pub use server::{RunError, Sockets, Storage, serve, start};
+pub use server::{RunError, Sockets, Storage, run, serve, start};

@@ -6,6 +6,8 @@
 use crate::clock::Clock;
 use crate::database::{ANSWER, Database};
 use crate::engine::{Access, Grace, Handle, Settled, Work, may_start};
+use crate::entitled::Entitled;
+use crate::grants::Verifier;
 use crate::ledger::{Ledger, LedgerError};
 use crate::rows::{Event, lease_of};
 use crate::throttle::Throttle;
@@ -163,6 +165,10 @@ pub struct Door {
     pub grace: Grace,
     /// Slows guessing.
     pub throttle: Throttle,
+    /// Checks the grants that a login asks for.
+    pub verifier: Arc<Verifier>,
+    /// Whether a login has all staged that the customer is entitled to, and how long it waits for that.
+    pub staging: Option<Duration>,
 }
 
 impl Door {
@@ -240,7 +246,10 @@ impl Door {
         let customer = match self.cache.recall(&hash, Instant::now()) {
             Ok(customer) => customer,
             Err(epoch) => {
-                let customer = self.ask(address, user, password).await?;
+                let (customer, session) = self.ask(address, user, password).await?;
+                if let (Some(session), Some(wait)) = (session, self.staging) {
+                    self.stage_all(customer.clone(), session, wait).await;
+                }
                 self.cache.remember(hash, customer.clone(), epoch, Instant::now());
                 customer
             }
@@ -249,14 +258,34 @@ impl Door {
         Ok(Admitted { access: Access::Account(customer.clone()), customer, directory })
     }
 
-    async fn ask(&self, address: IpAddr, user: &str, password: &Secret) -> Result<Name, No> {
-        let request = Request::LoginCheck {
-            customer: Text::lossy(user),
-            password: password.clone(),
-            address: Text::lossy(&address.to_string()),
+    /// Has everything staged that the customer is entitled to, and waits for it for a while. It goes on after that.
+    async fn stage_all(&self, customer: Name, session: Secret, wait: Duration) {
+        let entitled = Entitled {
+            ledger: self.ledger.clone(),
+            engine: self.engine.clone(),
+            database: self.database.clone(),
+            verifier: self.verifier.clone(),
+            clock: self.clock.clone(),
+        };
+        let staging = tokio::spawn(entitled.stage(customer.clone(), session));
+        match tokio::time::timeout(wait, staging).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%customer, %error, "staging at a login failed"),
+            Err(_) => tracing::info!(%customer, "not all is staged yet; the login does not wait for it"),
+        }
+    }
+
+    /// Asks the database; with a session there for what the customer is entitled to.
+    async fn ask(&self, address: IpAddr, user: &str, password: &Secret) -> Result<(Name, Option<Secret>), No> {
+        let (customer, password) = (Text::lossy(user), password.clone());
+        let address = Text::lossy(&address.to_string());
+        let request = match self.staging {
+            Some(_) => Request::Login { customer, password, address },
+            None => Request::LoginCheck { customer, password, address },
         };
         match self.database.ask(request, ANSWER).await {
-            Ok(Reply::Verified { customer }) => Ok(customer),
+            Ok(Reply::Session { customer, session, .. }) => Ok((customer, Some(session))),
+            Ok(Reply::Verified { customer }) => Ok((customer, None)),
             Ok(Reply::Fault { fault: Fault::Denied, .. }) => Err(No::Wrong),
             Ok(Reply::Fault { fault: Fault::Busy, .. }) => Err(No::Busy),
             Ok(_) | Err(_) => Err(No::Unreachable),

@@ -2,9 +2,12 @@
 //!
 //! | found | done |
 //! |---|---|
-//! | a file in incoming | removed: nobody has an answer for it |
+//! | a file in incoming | removed: nobody has an answer for it; a part of an upload stays, cut to what is durable |
 //! | an object that the ledger does not know | taken in: it has its name only after its bytes are durable |
 //! | an object of the ledger without file | reported; `status` is unhealthy |
+//! | a damaged object in the storeroom | put into quarantine |
+//! | an object that heals | the links of its leases are made anew, it is good |
+//! | an object that retires | its leases end, its file goes, its row is dropped |
 //! | a pending lease | its link is made, it becomes active; where that cannot be, the lease ends |
 //! | a lease that goes | its link is removed, its row dropped |
 //! | a lease whose link is gone or is another file | the link is made again |
@@ -12,40 +15,17 @@
 //! | a transfer that has not ended | closed as `interrupted`, with the last count that was durable |
 
 use crate::clock::Now;
-use crate::engine::{EngineError, Grace, transfers_end};
+use crate::engine::{EngineError, Grace, remove_lease, transfers_end};
 use crate::killpoint::{Point, hit};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError, Number};
 use crate::rows::{Event, Lease, Object, State};
 use crate::tree::{Batch, Place, Stat, Tree, TreeError};
 use std::collections::HashMap;
-use tobj::{AuditEvent, Id, Sha256};
+use std::time::Instant;
+use tobj::{AuditEvent, Id, ObjectState, Sha256};
 
-/// What was found and repaired.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Files removed from incoming.
-    pub incoming: usize,
-    /// Objects that the ledger did not know.
-    pub adopted: usize,
-    /// Objects without a file.
-    pub missing: Vec<Sha256>,
-    /// Pending leases whose link is there now.
-    pub finished: usize,
-    /// Leases that could not get their link and ended.
-    pub given_up: usize,
-    /// Leases that were going and are gone now.
-    pub removed: usize,
-    /// Leases whose link had to be made again.
-    pub relinked: usize,
-    /// Leases whose link is gone and cannot be made.
-    pub broken: usize,
-    /// Names that no lease explained.
-    pub strays: usize,
-    /// Transfers that were closed.
-    pub interrupted: usize,
-    /// Leases that were looked at.
-    pub leases: usize,
-}
+mod report;
+pub use report::Report;
 
 /// Most leases whose outcome goes into one commit.
 const CHUNK: usize = 1000;
@@ -61,12 +41,13 @@ enum Todo {
 /// # Errors
 /// [`EngineError`] when either cannot be read or changed.
 pub fn reconcile(ledger: &Ledger, tree: &Tree, grace: Grace, now: Now) -> Result<Report, EngineError> {
+    let begun = Instant::now();
     let mut report = Report::default();
-    for name in tree.list_incoming()? {
-        tree.drop_incoming(&name)?;
-        report.incoming += 1;
+    incoming(ledger, tree, &mut report)?;
+    let unfinished = storeroom(ledger, tree, now, &mut report)?;
+    for (sha256, _) in unfinished.iter().filter(|(_, state)| *state == ObjectState::Retiring) {
+        end_leases(ledger, *sha256, now)?;
     }
-    storeroom(ledger, tree, now, &mut report)?;
     // Before the leases: a stray name may stand where one of their directories belongs.
     strays(ledger, tree, &mut report)?;
     let mut todo = Vec::new();
@@ -83,6 +64,7 @@ pub fn reconcile(ledger: &Ledger, tree: &Tree, grace: Grace, now: Now) -> Result
         repair(ledger, tree, now, todo, &mut report)?;
         todo = rest;
     }
+    finish_objects(ledger, tree, &unfinished, &mut report)?;
     report.interrupted = ledger.write(|txn| {
         let open = txn.open_transfers()?;
         for number in &open {
@@ -90,13 +72,102 @@ pub fn reconcile(ledger: &Ledger, tree: &Tree, grace: Grace, now: Now) -> Result
         }
         Ok(open.len())
     })?;
+    report.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(report)
+}
+
+/// What came in in part stays as far as the ledger knows it to be durable; everything else goes.
+fn incoming(ledger: &Ledger, tree: &Tree, report: &mut Report) -> Result<(), EngineError> {
+    let mut known: HashMap<_, _> = ledger.read()?.uploads()?.into_iter().collect();
+    for name in tree.list_incoming()? {
+        if let Ok(sha256) = name.parse::<Sha256>()
+            && let Some(upload) = known.get(&sha256)
+            && upload.durable > 0
+            && tree.upload_len(sha256)?.is_some_and(|len| len >= upload.durable)
+        {
+            tree.upload(sha256, upload.durable)?;
+            known.remove(&sha256);
+            report.uploads += 1;
+            continue;
+        }
+        tree.drop_incoming(&name)?;
+        report.incoming += 1;
+    }
+    if !known.is_empty() {
+        ledger.write(|txn| known.keys().try_for_each(|sha256| txn.remove_upload(*sha256)))?;
+    }
+    Ok(())
+}
+
+/// Ends all leases of an object that goes.
+fn end_leases(ledger: &Ledger, sha256: Sha256, now: Now) -> Result<(), EngineError> {
+    let mut after = None;
+    loop {
+        let ids = ledger.write(|txn| {
+            let ids = txn.holders(sha256, after, CHUNK)?;
+            for id in &ids {
+                if let Some(lease) = txn.lease(*id)? {
+                    // Its link is removed with those of all leases that go.
+                    remove_lease(txn, *id, lease, "the object was retired", now, &mut Vec::new())?;
+                }
+            }
+            Ok::<_, LedgerError>(ids)
+        })?;
+        match ids.last() {
+            Some(last) if ids.len() == CHUNK => after = Some(*last),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Leaves the states that objects were in between.
+fn finish_objects(
+    ledger: &Ledger,
+    tree: &Tree,
+    unfinished: &[(Sha256, ObjectState)],
+    report: &mut Report,
+) -> Result<(), EngineError> {
+    let mut batch = Batch::default();
+    for (sha256, state) in unfinished {
+        match state {
+            ObjectState::Retiring => tree.discard(*sha256, &mut batch)?,
+            ObjectState::Healing => tree.drop_quarantined(*sha256)?,
+            ObjectState::Good | ObjectState::Damaged => {}
+        }
+    }
+    tree.sync(&mut batch)?;
+    if unfinished.is_empty() {
+        return Ok(());
+    }
+    ledger.write(|txn| {
+        for (sha256, state) in unfinished {
+            match (state, txn.object(*sha256)?) {
+                (ObjectState::Retiring, _) => {
+                    txn.remove_object(*sha256)?;
+                    report.retired += 1;
+                }
+                (ObjectState::Healing, Some(object)) => {
+                    txn.put_object(*sha256, &Object { state: ObjectState::Good, ..object })?;
+                    report.healed += 1;
+                }
+                _ => {}
+            }
+        }
+        Ok::<_, LedgerError>(())
+    })?;
+    Ok(())
 }
 
 /// The outcome of a transfer that was cut; its count is a lower bound.
 pub(crate) const INTERRUPTED: &str = "interrupted";
 
-fn storeroom(ledger: &Ledger, tree: &Tree, now: Now, report: &mut Report) -> Result<(), EngineError> {
+/// Gives the objects that are between two states.
+fn storeroom(
+    ledger: &Ledger,
+    tree: &Tree,
+    now: Now,
+    report: &mut Report,
+) -> Result<Vec<(Sha256, ObjectState)>, EngineError> {
     let read = ledger.read()?;
     for (path, sha256) in tree.list_storeroom()? {
         let Some(sha256) = sha256 else {
@@ -109,21 +180,35 @@ fn storeroom(ledger: &Ledger, tree: &Tree, now: Now, report: &mut Report) -> Res
         let Some(stat) = tree.object(sha256)?.filter(|stat| stat.regular) else { continue };
         tree.sync_storeroom(&path[..2])?;
         ledger.write(|txn| {
-            txn.put_object(sha256, &Object { size: stat.size, at: now.at })?;
+            let pass = txn.number(Number::Pass)?;
+            txn.put_object(sha256, &Object::new(stat.size, now.at, pass))?;
             let mut event = Event::new(now.at, AuditEvent::Stored).outcome("found at start-up");
             (event.sha256, event.bytes) = (Some(sha256), Some(stat.size));
             txn.log(&event)
         })?;
         report.adopted += 1;
     }
-    for entry in ledger.read()?.objects()? {
+    let (mut unfinished, mut batch) = (Vec::new(), Batch::default());
+    for entry in ledger.read()?.objects(None)? {
         let (sha256, object) = entry?;
-        if tree.object(sha256)?.is_none_or(|stat| stat.size != object.size) {
-            tracing::error!(%sha256, "an object of the ledger is not in the storeroom, or not whole");
-            report.missing.push(sha256);
+        let file = tree.object(sha256)?;
+        match object.state {
+            ObjectState::Good if file.is_none_or(|stat| stat.size != object.size) => {
+                tracing::error!(%sha256, "an object of the ledger is not in the storeroom, or not whole; put it in again");
+                report.missing.push(sha256);
+            }
+            ObjectState::Good => {}
+            // It cannot be told from one that came in without an answer; neither is to be served.
+            ObjectState::Damaged if file.is_some() => {
+                tree.quarantine(sha256, &mut batch)?;
+                report.quarantined += 1;
+            }
+            ObjectState::Damaged => {}
+            ObjectState::Healing | ObjectState::Retiring => unfinished.push((sha256, object.state)),
         }
     }
-    Ok(())
+    tree.sync(&mut batch)?;
+    Ok(unfinished)
 }
 
 fn examine(

@@ -3,7 +3,8 @@
 use crate::ranges::Ranges;
 use serde::{Deserialize, Serialize};
 use tobj::{
-    AuditEvent, AuditRecord, FileName, Id, LeaseInfo, LeaseKind, LeaseState, Name, Secret, Sha256, Text, Timestamp,
+    AuditEvent, AuditRecord, FileName, Id, LeaseInfo, LeaseKind, LeaseState, Name, ObjectState, Secret, Sha256, Text,
+    Timestamp,
 };
 
 /// An object of the storeroom.
@@ -13,6 +14,59 @@ pub struct Object {
     pub size: u64,
     /// When it came in (seconds since 1970).
     pub at: u64,
+    /// How it is.
+    #[serde(default = "good", with = "text")]
+    pub state: ObjectState,
+    /// When its bytes were last read and found right (seconds since 1970); 0 for not since it came in.
+    #[serde(default)]
+    pub verified: u64,
+    /// The pass over the storeroom in which that was, or during which it came in.
+    #[serde(default)]
+    pub pass: u64,
+}
+
+fn good() -> ObjectState {
+    ObjectState::Good
+}
+
+impl Object {
+    /// An object that has just come in.
+    pub fn new(size: u64, at: u64, pass: u64) -> Self {
+        Self { size, at, state: ObjectState::Good, verified: 0, pass }
+    }
+}
+
+/// An object that has come in in part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upload {
+    /// All of its bytes.
+    pub size: u64,
+    /// How many of them are on the disk for good.
+    pub durable: u64,
+    /// What the hash has come to with them, in hex.
+    pub hash: String,
+    /// When that was (seconds since 1970).
+    pub at: u64,
+}
+
+/// A right that was withdrawn: grants from before are worth nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawn {
+    /// To which product; without one, to all.
+    #[serde(default, with = "text_option", skip_serializing_if = "Option::is_none")]
+    pub product: Option<Name>,
+    /// To which version; without one, to all.
+    #[serde(default, with = "text_option", skip_serializing_if = "Option::is_none")]
+    pub version: Option<Name>,
+    /// When, by the database's clock (seconds since 1970).
+    pub at: u64,
+}
+
+impl Withdrawn {
+    /// Whether it takes this away.
+    pub fn covers(&self, product: &Name, version: &Name) -> bool {
+        self.product.as_ref().is_none_or(|p| p == product) && self.version.as_ref().is_none_or(|v| v == version)
+    }
 }
 
 /// Where a lease is in its life.

@@ -3,8 +3,9 @@
 use crate::clock::{Clock, System};
 use crate::config::Config;
 use crate::database::Database;
-use crate::engine::{Engine, EngineError, Grace};
+use crate::engine::{Engine, EngineError, Grace, Rules};
 use crate::grants::{KeyError, Verifier};
+use crate::ingest::Intake;
 use crate::ledger::{Ledger, LedgerError, Number};
 use crate::logins::{Cache, Door};
 use crate::reconcile::{Report, reconcile};
@@ -13,7 +14,7 @@ use crate::service::Stager;
 use crate::sessions::{PerCustomer, Sessions};
 use crate::throttle::Throttle;
 use crate::tree::{Tree, TreeError};
-use crate::{engine::Work, outbox};
+use crate::{down, engine::Work, outbox, verify};
 use daemon::config::ConfigError;
 use daemon::ipc::Peers;
 use daemon::{Shutdown, notify};
@@ -27,6 +28,9 @@ use tokio::task::JoinSet;
 
 /// How often the counts of transfers under way go into the ledger.
 const PROGRESS: Duration = Duration::from_secs(10);
+/// The pause before the disk is tried again after it failed; it doubles up to the longest.
+const RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// Why stagerd does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +73,19 @@ pub enum RunError {
     Task,
 }
 
+impl RunError {
+    /// Whether it is the disk that failed: once it works again, opening everything anew goes on from what is really there. What
+    /// is not as it was written, is missing or of another version needs a person.
+    fn is_of_the_disk(&self) -> bool {
+        match self {
+            Self::Tree { .. } | Self::Engine(EngineError::Tree(_)) => true,
+            Self::Ledger(error) | Self::Engine(EngineError::Ledger(error)) => error.is_of_the_disk(),
+            Self::Config(_) | Self::Key(_) | Self::Engine(EngineError::Thread) => false,
+            Self::Socket { .. } | Self::Random(_) | Self::Task => false,
+        }
+    }
+}
+
 /// The sockets that stagerd listens on.
 #[derive(Debug)]
 pub struct Sockets {
@@ -78,19 +95,75 @@ pub struct Sockets {
     pub sessions: UnixListener,
 }
 
+/// The sockets as they stay bound while what serves them comes and goes.
+pub(crate) struct Bound {
+    commands: (PathBuf, std::os::unix::net::UnixListener),
+    sessions: (PathBuf, std::os::unix::net::UnixListener),
+    pub(crate) allow_uids: Vec<u32>,
+}
+
+impl Bound {
+    fn new(config: &Config) -> Result<Self, RunError> {
+        let bind = |path: &PathBuf| match daemon::ipc::bind_std(path).and_then(|l| l.set_nonblocking(true).map(|()| l))
+        {
+            Ok(listener) => Ok((path.clone(), listener)),
+            Err(source) => Err(RunError::Socket { path: path.clone(), source }),
+        };
+        let allow_uids = config.allow_uids.clone();
+        Ok(Self { commands: bind(&config.socket)?, sessions: bind(&config.sessions)?, allow_uids })
+    }
+
+    pub(crate) fn sockets(&self) -> Result<Sockets, RunError> {
+        let open = |(path, listener): &(PathBuf, std::os::unix::net::UnixListener)| {
+            let listener = listener.try_clone().and_then(UnixListener::from_std);
+            listener.map_err(|source| RunError::Socket { path: path.clone(), source })
+        };
+        Ok(Sockets { commands: open(&self.commands)?, sessions: open(&self.sessions)? })
+    }
+}
+
 /// The daemon: reads its configuration, binds its sockets, serves until the shutdown.
+///
+/// A failure of the disk does not end it: it says so to whoever asks for its status, refuses everything else, and opens everything
+/// anew until that works.
 ///
 /// # Errors
 /// [`RunError`].
 pub async fn start(config: &Path, shutdown: Shutdown) -> Result<(), RunError> {
     let config: Config = daemon::config::load(config)?;
     raise_descriptor_limit();
-    let bind =
-        |path: &Path| daemon::ipc::bind(path).map_err(|source| RunError::Socket { path: path.to_owned(), source });
-    // Storage first: who connects before that is over waits in the socket's queue only once it is bound.
-    let storage = Storage::open(&config)?;
-    let sockets = Sockets { commands: bind(&config.socket)?, sessions: bind(&config.sessions)? };
-    serve(&config, storage, sockets, shutdown).await
+    run(&config, shutdown).await
+}
+
+/// The same with a configuration that is read.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(config: &Config, shutdown: Shutdown) -> Result<(), RunError> {
+    let bound = Bound::new(config)?;
+    let (mut why, mut pause) = ("starting: what is on the disk is being looked at".to_owned(), RETRY);
+    loop {
+        let for_opening = config.clone();
+        let opening = tokio::task::spawn_blocking(move || Storage::open(&for_opening));
+        let Some(opened) = down::until(&bound, &config.name, why, &shutdown, opening).await? else { return Ok(()) };
+        let served = match opened.map_err(|_| RunError::Task)? {
+            Ok(storage) => {
+                pause = RETRY;
+                serve(config, storage, bound.sockets()?, shutdown.clone()).await
+            }
+            Err(error) => Err(error),
+        };
+        why = match served {
+            Err(error) if error.is_of_the_disk() && !shutdown.started() => daemon::report(&error),
+            other => return other,
+        };
+        tracing::error!("{why}; it is tried again in {} s", pause.as_secs());
+        let waited = tokio::time::sleep(pause);
+        if down::until(&bound, &config.name, why.clone(), &shutdown, waited).await?.is_none() {
+            return Ok(());
+        }
+        pause = (pause * 2).min(LONGEST_RETRY);
+    }
 }
 
 /// Each session needs a few descriptors, each batch of stagings some more.
@@ -124,7 +197,7 @@ impl Storage {
         let ledger = Ledger::open(&config.root, &tree.incoming_path(), empty, config.ledger_cache_bytes)?;
         let clock = Clock::new(Arc::new(System), ledger.read()?.number(Number::Clock)?);
         let found = reconcile(&ledger, &tree, grace(config), clock.now())?;
-        tracing::info!(?found, "ledger and tree agree");
+        tracing::info!("ledger and tree agree: {found}");
         Ok(Self { tree, ledger: Arc::new(ledger), clock, found })
     }
 }
@@ -138,10 +211,11 @@ fn grace(config: &Config) -> Grace {
 /// # Errors
 /// [`RunError`].
 pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown: Shutdown) -> Result<(), RunError> {
-    let verifier = Verifier::load(&config.grant_key, config.name.clone())?;
+    let verifier = Arc::new(Verifier::load(&config.grant_key, config.name.clone())?);
     let Storage { tree, ledger, clock, found } = storage;
     let grace = grace(config);
-    let (engine, mut ended) = Engine::start(ledger.clone(), tree.clone(), clock.clone(), grace)?;
+    let rules = Rules { grace, reserve: config.reserve_bytes, upload_keep: config.upload_keep_seconds };
+    let (engine, mut ended) = Engine::start(ledger.clone(), tree.clone(), clock.clone(), rules)?;
     let database = Arc::new(Database::new(&config.commlink, &config.database));
     let cache = Arc::new(Cache::new(Duration::from_secs(config.credential_cache_seconds))?);
     let door = Door {
@@ -153,6 +227,8 @@ pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown
         cache: cache.clone(),
         grace,
         throttle: Throttle::default(),
+        verifier: verifier.clone(),
+        staging: config.stage_at_login.then(|| Duration::from_millis(config.stage_at_login_milliseconds)),
     };
     let sessions = Arc::new(Sessions::new(
         door,
@@ -184,7 +260,13 @@ pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown
     }
     {
         let (name, floor, engine) = (config.name.clone(), config.min_free_bytes, engine.clone());
-        let service = Stager { name, verifier, tree, ledger, engine, clock, database, sessions, floor, found };
+        let intake = Intake::new(tree.clone(), ledger.clone(), engine.clone(), floor);
+        let parts =
+            verify::Parts { tree: tree.clone(), ledger: ledger.clone(), engine: engine.clone(), clock: clock.clone() };
+        let pace = verify::Pace { bytes_per_second: config.verify_bytes_per_second, days: config.verify_days };
+        let verify = verify::Verifier::start(parts, pace).map_err(|_| RunError::Engine(EngineError::Thread))?;
+        let service =
+            Stager { name, verifier, intake, verify, tree, ledger, engine, clock, database, sessions, floor, found };
         let (path, allowed) = (config.socket.clone(), Peers::uids(&config.allow_uids));
         tasks.spawn(async move {
             let served = daemon::ipc::serve(sockets.commands, allowed, service, end).await;

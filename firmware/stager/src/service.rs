@@ -4,15 +4,18 @@ use crate::clock::Clock;
 use crate::database::Database;
 use crate::engine::{Handle, Refusal, Settled, Work};
 use crate::grants::{GrantError, Verifier};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ingest::Intake;
+use crate::ledger::{Ledger, LedgerError, Number};
 use crate::reconcile::Report;
 use crate::rows::{Event, State};
 use crate::sessions::Sessions;
 use crate::tree::{Place, Tree, TreeError};
+use crate::verify;
 use daemon::Service;
 use std::sync::Arc;
 use tobj::{
-    AuditEvent, Body, Check, Fault, Id, LeaseInfo, LeaseState, LinkInfo, Message, Name, Reply, Request, Secret, Text,
+    AuditEvent, Body, Check, Fault, Id, LeaseInfo, LeaseState, LinkInfo, Message, Name, ObjectState, Reply, Request,
+    Secret, StoredObject, Text, Timestamp,
 };
 use tokio::io::AsyncRead;
 
@@ -26,7 +29,11 @@ pub struct Stager {
     /// This appliance.
     pub name: Name,
     /// Checks grants.
-    pub verifier: Verifier,
+    pub verifier: Arc<Verifier>,
+    /// Takes objects in.
+    pub intake: Intake,
+    /// Reads them again.
+    pub verify: verify::Verifier,
     /// Files.
     pub tree: Arc<Tree>,
     /// What is leased.
@@ -47,7 +54,7 @@ pub struct Stager {
 
 /// Why a request was not answered as asked.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(crate) enum Failure {
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error("the ledger cannot be read")]
@@ -99,14 +106,29 @@ impl Stager {
         let Body::Request(request) = &message.body else { return refused(Fault::Invalid, "not a request") };
         match (request, message.literal) {
             (Request::ObjectPut { sha256 }, Some(length)) if operator => {
-                let put = crate::ingest::put(&self.tree, &self.engine, length, *sha256, from, self.floor, literal);
-                Ok(put.await?)
+                Ok(self.intake.put(length, *sha256, from, literal).await?)
             }
-            (Request::ObjectPut { .. }, None) if operator => refused(Fault::Invalid, "an object needs its bytes"),
+            (Request::ObjectAppend { sha256, offset }, Some(length)) if operator => {
+                Ok(self.intake.append(*sha256, *offset, length, from, literal).await?)
+            }
+            (Request::ObjectPut { .. } | Request::ObjectAppend { .. }, None) if operator => {
+                refused(Fault::Invalid, "an object needs its bytes")
+            }
             (_, Some(_)) => refused(Fault::Invalid, "this request has no binary body"),
             (Request::Status {}, _) => self.status().await,
             // The grant is what allows this, whoever brings it.
             (Request::Stage { grant }, _) => self.stage(from, message.id, grant).await,
+            (Request::ObjectBegin { sha256, size }, _) if operator => Ok(self.intake.begin(*sha256, *size).await?),
+            (Request::ObjectStore { offset }, _) if operator => self.objects(*offset).await,
+            (Request::ObjectVerify { sha256 }, _) if operator => {
+                let reply = self.engine.ask(Work::Verify { sha256: *sha256, by: from.to_owned() }).await?;
+                self.verify.wake();
+                Ok(reply)
+            }
+            (Request::ObjectRetire { sha256, force }, _) if operator => {
+                let order = Work::Retire { sha256: *sha256, force: *force, by: from.to_owned() };
+                Ok(self.engine.ask(order).await?)
+            }
             (Request::LeaseList { offset }, _) if operator => self.list(*offset).await,
             (Request::LeaseShow { lease }, _) if operator => self.show(*lease).await,
             (Request::LeaseRevoke { lease }, _) if operator => {
@@ -138,6 +160,30 @@ impl Stager {
         Ok(Reply::Leases { items, more })
     }
 
+    async fn objects(&self, offset: u64) -> Result<Reply> {
+        let ledger = self.ledger.clone();
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let page = tokio::task::spawn_blocking(move || {
+            let read = ledger.read()?;
+            let mut rows = read.objects(None)?.skip(offset);
+            let mut items = Vec::new();
+            for entry in rows.by_ref().take(tobj::PAGE) {
+                let (sha256, object) = entry?;
+                items.push(StoredObject {
+                    sha256,
+                    size: object.size,
+                    state: object.state,
+                    leases: read.holders(sha256)?,
+                    added: Timestamp(object.at),
+                    verified: (object.verified > 0).then_some(Timestamp(object.verified)),
+                });
+            }
+            Ok::<_, LedgerError>((items, rows.next().is_some()))
+        });
+        let (items, more) = page.await??;
+        Ok(Reply::Storeroom { items, more })
+    }
+
     async fn show(&self, id: Id) -> Result<Reply> {
         let settled = self.engine.settled(id);
         let lease = self.ledger.read()?.lease(id)?;
@@ -158,45 +204,104 @@ impl Stager {
     }
 
     async fn status(&self) -> Result<Reply> {
-        let counts = self.ledger.read().and_then(|read| read.counts());
-        let mut checks = Vec::new();
-        match counts {
-            Ok((leases, outbox, _)) => {
-                let repaired = &self.found;
-                let detail = format!("{leases} leases; at start-up {} links were made again", repaired.relinked);
-                checks.push(check("ledger", true, detail));
-                checks.push(check("outbox", outbox < BACKLOG, format!("{outbox} audit records to be acknowledged")));
+        let ledger = self.ledger.clone();
+        let looked = tokio::task::spawn_blocking(move || Look::at(&ledger)).await?;
+        let mut checks =
+            vec![check("start-up", self.found.missing.is_empty() && self.found.broken == 0, self.found.to_string())];
+        match &looked {
+            Ok(look) => {
+                checks.push(check("ledger", true, format!("{} leases", look.leases)));
+                checks.push(check("outbox", look.outbox < BACKLOG, look.backlog(self.clock.now().at)));
+                checks.push(check("objects", look.damaged == 0, look.objects(self.verify.doing().is_some())));
             }
-            Err(error) => checks.push(check("ledger", false, daemon::report(&error))),
+            Err(error) => checks.push(check("ledger", false, daemon::report(error))),
         }
-        checks.push(match self.tree.space() {
-            Ok((free, all)) => {
-                let lost = self.found.missing.len() + self.found.broken;
-                let detail = match lost {
-                    0 => format!("{free} of {all} bytes are free"),
-                    _ => format!("{lost} objects or links are missing; {free} of {all} bytes are free"),
-                };
-                check("storeroom", lost == 0 && free > self.floor, detail)
-            }
-            Err(error) => check("storeroom", false, daemon::report(&error)),
-        });
+        checks.push(self.storeroom());
         checks.push(check("sessions", true, format!("{} ftp sessions", self.sessions.count())));
         let (healthy, detail) = self.database.health();
         checks.push(check("database", healthy, detail));
         let trusted = self.clock.now().trusted;
         let detail = if trusted { "as the database's" } else { "not confirmed by the database; nothing expires" };
         checks.push(check("time", true, detail.to_owned()));
-        let role = Name::new("download").or_else(|_| refused(Fault::Unavailable, "no role"))?;
-        Ok(Reply::StatusReport {
-            name: self.name.clone(),
-            role,
-            version: Text::lossy(env!("CARGO_PKG_VERSION")),
-            checks: checks.into_iter().flatten().collect(),
-        })
+        status_report(&self.name, checks)
+    }
+
+    /// Whether the disk takes what there is to write.
+    fn storeroom(&self) -> Option<Check> {
+        let (space, read_only) = match (self.tree.space(), self.tree.is_read_only()) {
+            (Ok(space), Ok(read_only)) => (space, read_only),
+            (Err(error), _) | (_, Err(error)) => return check("storeroom", false, daemon::report(&error)),
+        };
+        let ((free, all), least) = (space, self.floor);
+        let free = format!("{free} of {all} bytes are free");
+        match self.intake.failure() {
+            _ if read_only => check("storeroom", false, "the file system is read-only".to_owned()),
+            Some(why) => check("storeroom", false, format!("the last object could not be written: {why}; {free}")),
+            None if space.0 <= least => {
+                check("storeroom", false, format!("{free}; below {least}, no object comes in (min_free_bytes)"))
+            }
+            None => check("storeroom", true, free),
+        }
     }
 }
 
-fn check(name: &str, healthy: bool, detail: String) -> Option<Check> {
+/// A report of this role.
+pub(crate) fn status_report(name: &Name, checks: Vec<Option<Check>>) -> Result<Reply> {
+    let role = Name::new("download").or_else(|_| refused(Fault::Unavailable, "no role"))?;
+    let (name, version) = (name.clone(), Text::lossy(env!("CARGO_PKG_VERSION")));
+    Ok(Reply::StatusReport { name, role, version, checks: checks.into_iter().flatten().collect() })
+}
+
+/// What the ledger has to tell of itself.
+struct Look {
+    leases: u64,
+    outbox: u64,
+    /// When the oldest record was made that the database does not have yet.
+    oldest: Option<u64>,
+    objects: u64,
+    behind: u64,
+    damaged: u64,
+}
+
+impl Look {
+    fn at(ledger: &Ledger) -> std::result::Result<Self, LedgerError> {
+        let read = ledger.read()?;
+        let (leases, outbox, _) = read.counts()?;
+        let oldest = read.outbox()?.next().transpose()?.map(|(_, event)| event.at);
+        let pass = read.number(Number::Pass)?;
+        let mut look = Self { leases, outbox, oldest, objects: 0, behind: 0, damaged: 0 };
+        for entry in read.objects(None)? {
+            let (_, object) = entry?;
+            look.objects += 1;
+            look.behind += u64::from(object.pass < pass);
+            look.damaged += u64::from(object.state == ObjectState::Damaged);
+        }
+        Ok(look)
+    }
+
+    fn backlog(&self, now: u64) -> String {
+        let age = self.oldest.map_or(0, |at| now.saturating_sub(at));
+        match self.outbox {
+            0 => "the database has every audit record".to_owned(),
+            n => format!("{n} audit records to be acknowledged by the database, the oldest {age} s old"),
+        }
+    }
+
+    fn objects(&self, reading: bool) -> String {
+        let damaged = match self.damaged {
+            0 => String::new(),
+            n => format!("; {n} are damaged and in quarantine: put them in again"),
+        };
+        let behind = match (self.behind, reading) {
+            (0, _) => "all verified in the last pass".to_owned(),
+            (n, true) => format!("{n} to be verified; one is being read"),
+            (n, false) => format!("{n} to be verified"),
+        };
+        format!("{} objects, {behind}{damaged}", self.objects)
+    }
+}
+
+pub(crate) fn check(name: &str, healthy: bool, detail: String) -> Option<Check> {
     Some(Check { name: Name::new(name).ok()?, healthy, detail: Text::lossy(&detail) })
 }
 

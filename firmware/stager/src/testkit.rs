@@ -1,7 +1,7 @@
 //! What the tests of several modules need: a stager without sockets, on a temporary directory, with a clock that they set.
 
 use crate::clock::{Clock, tests::Fake};
-use crate::engine::{Answer, Engine, EngineError, Grace, Handle, Work};
+use crate::engine::{Answer, Engine, EngineError, Grace, Handle, Rules, Work};
 use crate::grants::Grant;
 use crate::ledger::Ledger;
 use crate::reconcile::{Report, reconcile};
@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 pub(crate) const NOW: u64 = 1_800_000_000;
 pub(crate) const CONTENT: &[u8] = b"the content of an object";
 pub(crate) const GRACE: Grace = Grace { standing: 100, one_time: 50 };
+pub(crate) const RULES: Rules = Rules { grace: GRACE, reserve: 0, upload_keep: 1000 };
 
 pub(crate) struct Kit {
     pub(crate) dir: tempfile::TempDir,
@@ -46,8 +47,8 @@ impl Kit {
         let ledger = Arc::new(Ledger::open(dir.path(), &tree.incoming_path(), empty, 1 << 20).unwrap());
         let time = Fake::at(NOW);
         let clock = Clock::new(time.clone(), 0);
-        let report = reconcile(&ledger, &tree, GRACE, clock.now()).unwrap();
-        let (engine, ended) = Engine::start(ledger.clone(), tree.clone(), clock.clone(), GRACE).unwrap();
+        let report = Report { milliseconds: 0, ..reconcile(&ledger, &tree, GRACE, clock.now()).unwrap() };
+        let (engine, ended) = Engine::start(ledger.clone(), tree.clone(), clock.clone(), RULES).unwrap();
         (Self { dir, tree, ledger, time, clock, engine, ended: Some(ended) }, report)
     }
 
@@ -66,13 +67,18 @@ impl Kit {
         }
     }
 
+    /// Waits until the writer ends by itself; what it ended with.
+    pub(crate) fn ended(&mut self) -> Result<(), EngineError> {
+        self.ended.take().unwrap().blocking_recv().unwrap()
+    }
+
     pub(crate) fn object(&self, content: &[u8]) -> Sha256 {
         let sha256: [u8; 32] = sha2::Sha256::digest(content).into();
         let name = Id::random().unwrap();
         let mut file = self.tree.incoming(name).unwrap();
         file.write_all(content).unwrap();
-        self.tree.keep(name, &file, sha256.into()).unwrap();
-        let object = Object { size: content.len() as u64, at: NOW };
+        self.tree.keep(&name.to_string(), &file, sha256.into()).unwrap();
+        let object = Object::new(content.len() as u64, NOW, 0);
         self.ledger.write(|txn| txn.put_object(sha256.into(), &object)).unwrap();
         sha256.into()
     }
@@ -143,6 +149,7 @@ pub(crate) fn grant(n: u8, kind: LeaseKind) -> Grant {
         size: CONTENT.len() as u64,
         kind,
         lease_expires: NOW + 1000,
+        issued: NOW,
         use_by: NOW + 60,
     }
 }

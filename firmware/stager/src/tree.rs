@@ -7,18 +7,20 @@
 use crate::killpoint::{Point, hit};
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat2};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, linkat, unlinkat};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use tobj::{Id, Name, Sha256};
 
+mod faults;
 mod flush;
+mod objects;
 mod place;
 
+pub use faults::{Faults, Op};
 use flush::Flusher;
 pub use place::Place;
 
@@ -77,6 +79,7 @@ const STOREROOM: &str = "storeroom";
 const ACCOUNTS: &str = "accounts";
 const TICKETS: &str = "tickets";
 const INCOMING: &str = "incoming";
+const QUARANTINE: &str = "quarantine";
 
 /// The open tree.
 #[derive(Debug)]
@@ -87,7 +90,9 @@ pub struct Tree {
     accounts: OwnedFd,
     tickets: OwnedFd,
     incoming: OwnedFd,
+    quarantine: OwnedFd,
     flusher: Flusher,
+    faults: Faults,
 }
 
 /// What the file system says of a name.
@@ -134,8 +139,16 @@ impl Tree {
         };
         let storeroom = private(STOREROOM)?;
         let (accounts, tickets, incoming) = (private(ACCOUNTS)?, private(TICKETS)?, private(INCOMING)?);
+        let quarantine = private(QUARANTINE)?;
         fsync(&root).map_err(|e| TreeError::new("sync", path, e))?;
-        Ok(Self { path: path.to_owned(), root, storeroom, accounts, tickets, incoming, flusher: Flusher::new() })
+        let (path, faults) = (path.to_owned(), Faults::default());
+        let flusher = Flusher::new(faults.clone());
+        Ok(Self { path, root, storeroom, accounts, tickets, incoming, quarantine, flusher, faults })
+    }
+
+    /// Where a test has it fail.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
     }
 
     /// Whether it holds no object and no link.
@@ -161,12 +174,6 @@ impl Tree {
         self.path.join(INCOMING)
     }
 
-    /// The path of an object below the storeroom.
-    fn object_path(sha256: Sha256) -> String {
-        let name = sha256.to_string();
-        format!("{}/{name}", &name[..2])
-    }
-
     /// Makes the link of a lease.
     ///
     /// `thorough` has all directories on the way synced, not only those that got an entry now: after a start, what is there may
@@ -183,7 +190,7 @@ impl Tree {
             path = join(&path, name);
             let (next, made) = match batch.open.get(&path) {
                 Some(open) => (dup(open, &path)?, false),
-                None => enter(dir.as_fd(), name, Some(PUBLIC)).map_err(|e| TreeError::new("make", &path, e))?,
+                None => self.make(dir.as_fd(), name).map_err(|e| TreeError::new("make", &path, e))?,
             };
             batch.open.entry(parent.clone()).or_insert(dir);
             dir = next;
@@ -193,7 +200,9 @@ impl Tree {
         }
         hit(Point::BetweenMkdirAndLink);
         let source = Self::object_path(sha256);
-        match linkat(&self.storeroom, &*source, &dir, file, AtFlags::empty()) {
+        let linked =
+            self.faults.check(Op::Link).and_then(|()| linkat(&self.storeroom, &*source, &dir, file, AtFlags::empty()));
+        match linked {
             Ok(()) => {}
             Err(Errno::ENOENT) => return Err(TreeError::NoObject),
             Err(Errno::EEXIST) => {
@@ -206,9 +215,13 @@ impl Tree {
             Err(error) => return Err(TreeError::new("link into", &path, error)),
         }
         hit(Point::AfterLink);
-        batch.dirty.insert(path.clone());
-        batch.open.entry(path).or_insert(dir);
+        batch.changed(path, dir);
         Ok(())
+    }
+
+    fn make(&self, parent: BorrowedFd<'_>, name: &str) -> nix::Result<(OwnedFd, bool)> {
+        self.faults.check(Op::MakeDir)?;
+        enter(parent, name, Some(PUBLIC))
     }
 
     /// Removes the link of a lease, and the directories that are empty without it.
@@ -231,7 +244,7 @@ impl Tree {
         if chain.len() == dirs.len() + 1
             && let Some((path, dir)) = chain.last()
         {
-            match unlinkat(dir, file, UnlinkatFlags::NoRemoveDir) {
+            match self.faults.check(Op::Unlink).and_then(|()| unlinkat(dir, file, UnlinkatFlags::NoRemoveDir)) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(error) => return Err(TreeError::new("remove from", path, error)),
             }
@@ -251,8 +264,7 @@ impl Tree {
         }
         // Where nothing was there, an earlier try may have removed it without syncing.
         if let Some((path, dir)) = chain.pop() {
-            batch.dirty.insert(path.clone());
-            batch.open.entry(path).or_insert(dir);
+            batch.changed(path, dir);
         }
         Ok(())
     }
@@ -288,13 +300,13 @@ impl Tree {
         found(stat(self.root.as_fd(), &path), &path)
     }
 
-    /// What the storeroom has of an object, if anything.
+    /// Whether the file system lets itself be written, as far as it says so.
     ///
     /// # Errors
     /// [`TreeError`].
-    pub fn object(&self, sha256: Sha256) -> Result<Option<Stat>> {
-        let path = Self::object_path(sha256);
-        found(stat(self.storeroom.as_fd(), &path), &path)
+    pub fn is_read_only(&self) -> Result<bool> {
+        let stat = nix::sys::statvfs::fstatvfs(&self.root).map_err(|e| TreeError::new("measure", &self.path, e))?;
+        Ok(stat.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY))
     }
 
     /// Bytes that a service without privileges may still use, and all there are.
@@ -324,53 +336,6 @@ impl Tree {
         })
     }
 
-    /// A new file for what comes in.
-    ///
-    /// # Errors
-    /// [`TreeError`].
-    pub fn incoming(&self, name: Id) -> Result<File> {
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(&self.incoming, name.to_string().as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
-        Ok(file.map_err(|e| TreeError::new("create", name.to_string(), e))?.into())
-    }
-
-    /// Drops what did not come in whole.
-    ///
-    /// # Errors
-    /// [`TreeError`].
-    pub fn drop_incoming(&self, name: &str) -> Result<()> {
-        match unlinkat(&self.incoming, name, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(error) => Err(TreeError::new("remove", name, error)),
-        }
-    }
-
-    /// Gives a file that came in its mode and its name in the storeroom; durable when this returns, if the file's bytes were
-    /// synced before. One that is there already stays: links share its inode.
-    ///
-    /// # Errors
-    /// [`TreeError`].
-    pub fn keep(&self, name: Id, file: &File, sha256: Sha256) -> Result<()> {
-        let label = name.to_string();
-        let fail = |doing| move |e| TreeError::new(doing, sha256.to_string(), e);
-        fchmod(file, OBJECT).map_err(fail("protect"))?;
-        fsync(file).map_err(fail("sync"))?;
-        hit(Point::AfterIncoming);
-        let path = Self::object_path(sha256);
-        let (dir, made) = enter(self.storeroom.as_fd(), &path[..2], Some(PRIVATE)).map_err(fail("make"))?;
-        match renameat2(&self.incoming, label.as_str(), &dir, &path[3..], RenameFlags::RENAME_NOREPLACE) {
-            Ok(()) => {}
-            Err(Errno::EEXIST) => self.drop_incoming(&label)?,
-            Err(error) => return Err(fail("rename")(error)),
-        }
-        hit(Point::AfterRename);
-        fsync(&dir).map_err(fail("sync"))?;
-        if made {
-            fsync(&self.storeroom).map_err(fail("sync"))?;
-        }
-        fsync(&self.incoming).map_err(fail("sync"))
-    }
-
     /// Makes everything durable that was done with this batch. After a failure nothing is known of it.
     ///
     /// # Errors
@@ -380,39 +345,6 @@ impl Tree {
         let dirs = dirty.into_iter().filter_map(|path| batch.open.remove(&path).map(|dir| (dir, path))).collect();
         batch.open.clear();
         self.flusher.sync(dirs).map_err(|(path, error)| TreeError::new("sync", path, error))
-    }
-
-    /// What incoming holds.
-    ///
-    /// # Errors
-    /// [`TreeError`].
-    pub fn list_incoming(&self) -> Result<Vec<String>> {
-        list(self.incoming.as_fd(), ".").map_err(|e| TreeError::new("read", INCOMING, e))
-    }
-
-    /// Everything in the storeroom: the path below it, and the object that the name stands for, if it does.
-    ///
-    /// # Errors
-    /// [`TreeError`].
-    pub fn list_storeroom(&self) -> Result<Vec<(String, Option<Sha256>)>> {
-        let mut found = Vec::new();
-        let read = |path: &str| list(self.storeroom.as_fd(), path).map_err(|e| TreeError::new("read", path, e));
-        for shelf in read(".")? {
-            for name in read(&shelf)? {
-                let sha256 = name.parse().ok().filter(|_| name.starts_with(&shelf) && shelf.len() == 2);
-                found.push((join(&shelf, &name), sha256));
-            }
-        }
-        Ok(found)
-    }
-
-    /// Syncs every directory of the storeroom: after a start, one may hold a name that was not synced.
-    ///
-    /// # Errors
-    /// [`TreeError`].
-    pub fn sync_storeroom(&self, shelf: &str) -> Result<()> {
-        let (dir, _) = enter(self.storeroom.as_fd(), shelf, None).map_err(|e| TreeError::new("open", shelf, e))?;
-        fsync(&dir).and_then(|()| fsync(&self.storeroom)).map_err(|e| TreeError::new("sync", shelf, e))
     }
 
     /// Visits every name that customers could see: its directories below the root and its own name. Names that are not directories
@@ -455,8 +387,7 @@ impl Tree {
             Err(error) => return Err(TreeError::new("remove", path, error)),
         }
         let open = openat(&self.root, dir, DIRECTORY, Mode::empty()).map_err(|e| TreeError::new("open", dir, e))?;
-        batch.dirty.insert(dir.to_owned());
-        batch.open.entry(dir.to_owned()).or_insert(open);
+        batch.changed(dir.to_owned(), open);
         Ok(())
     }
 }
@@ -477,6 +408,11 @@ impl Batch {
     /// Whether it should be synced before more is added.
     pub fn is_large(&self) -> bool {
         self.open.len() >= Self::LARGE
+    }
+
+    fn changed(&mut self, path: String, dir: OwnedFd) {
+        self.dirty.insert(path.clone());
+        self.open.entry(path).or_insert(dir);
     }
 
     fn forget(&mut self, path: &str) {

@@ -34,6 +34,19 @@ word! {
         "OPERATOR" Operator,
     }
 
+    /// How an object of the storeroom is.
+    ObjectState {
+        /// As it came in, as far as is known.
+        "GOOD" Good,
+        /// Its bytes are not those that came in, or are gone; what is left of them is in quarantine. Nothing is served of it until
+        /// it is put in again.
+        "DAMAGED" Damaged,
+        /// It was put in again, and its links are being made anew.
+        "HEALING" Healing,
+        /// It is on its way out.
+        "RETIRING" Retiring,
+    }
+
     /// What an audit record tells.
     AuditEvent {
         /// A login that was accepted.
@@ -42,6 +55,10 @@ word! {
         "LOGIN-REFUSED" LoginRefused,
         /// An object came into the storeroom.
         "STORED" Stored,
+        /// An object was found to be damaged and taken out of use.
+        "QUARANTINED" Quarantined,
+        /// An object left the storeroom.
+        "RETIRED" Retired,
         /// A lease was made or renewed.
         "STAGED" Staged,
         /// A request to stage was refused.
@@ -112,6 +129,32 @@ record! {
         "DOWNLOAD" download: Name,
         /// When the customer's entitlement ends, if ever.
         "UNTIL" until: Option<Timestamp>,
+    }
+
+    /// An object of a storeroom as operators see it.
+    StoredObject {
+        /// Its hash.
+        "SHA256" sha256: Sha256,
+        /// Bytes.
+        "SIZE" size: u64,
+        /// How it is.
+        "STATE" state: ObjectState,
+        /// How many leases are for it.
+        "LEASES" leases: u64,
+        /// When it came in.
+        "ADDED" added: Timestamp,
+        /// When its bytes were last read and found right.
+        "VERIFIED" verified: Option<Timestamp>,
+    }
+
+    /// A customer as operators see him.
+    CustomerInfo {
+        /// His name.
+        "NAME" name: Name,
+        /// Whether he may log in.
+        "ENABLED" enabled: bool,
+        /// Since when there is this customer.
+        "ADDED" added: Timestamp,
     }
 
     /// A lease as operators see it.
@@ -200,6 +243,8 @@ record! {
         "PRODUCT" product: Option<Name>,
         /// To which version; without one, all of them.
         "VERSION" version: Option<Name>,
+        /// When, by the database's clock: a grant that was issued before is worth nothing any more.
+        "AT" at: Timestamp,
     }
 
     /// An entitlement as operators see it.

@@ -2,8 +2,8 @@
 
 use crate::message::{types, word};
 use crate::records::{
-    AuditEntry, AuditRecord, BagKind, CatalogueItem, Check, DiskInfo, EntitlementInfo, EntryInfo, LeaseInfo, LeaseKind,
-    LinkInfo, Revocation,
+    AuditEntry, AuditRecord, BagKind, CatalogueItem, Check, CustomerInfo, DiskInfo, EntitlementInfo, EntryInfo,
+    LeaseInfo, LeaseKind, LinkInfo, Revocation, StoredObject,
 };
 use crate::values::{FileName, Id, Name, Secret, Sha256, Text, Timestamp};
 
@@ -31,7 +31,8 @@ types! {
         /// How are you? Answered by the role's daemon: [`Reply::StatusReport`].
         "STATUS" Status {}
 
-        /// Web → database: a customer wants a session: [`Reply::Session`], `DENIED` (unknown and wrong alike) or `BUSY` (too many tries).
+        /// Web or download → database: a customer wants a session: [`Reply::Session`], `DENIED` (unknown and wrong alike) or `BUSY` (too
+        /// many tries).
         "LOGIN" Login {
             /// Who he says he is.
             "CUSTOMER" customer: Text,
@@ -40,20 +41,22 @@ types! {
             /// His address, for the audit trail.
             "ADDRESS" address: Text,
         }
-        /// Web → database: the session ends: [`Reply::Done`], also for a session that is not known.
+        /// Web or download → database: the session ends: [`Reply::Done`], also for a session that is not known.
         "LOGOUT" Logout {
             /// The session.
             "SESSION" session: Secret,
         }
-        /// Web → database: what may the customer of this session have? [`Reply::Catalogue`] or `EXPIRED`.
+        /// Web or download → database: what may the customer of this session have? [`Reply::Catalogue`] or `EXPIRED`. A download
+        /// appliance learns of its own objects only.
         "CATALOGUE" Catalogue {
             /// The session.
             "SESSION" session: Secret,
             /// How many entries to skip.
             "OFFSET" offset: u64,
         }
-        /// Web → database: a grant for the customer of this session: [`Reply::Granted`], `EXPIRED` (the session) or `DENIED` (not entitled,
-        /// or no such object: the two are not told apart).
+        /// Web or download → database: a grant for the customer of this session: [`Reply::Granted`], `EXPIRED` (the session) or `DENIED`
+        /// (not entitled, or no such object: the two are not told apart). A download appliance gets grants for itself only, and only for
+        /// standing leases.
         "GRANT" Grant {
             /// The session.
             "SESSION" session: Secret,
@@ -101,6 +104,41 @@ types! {
         "OBJECT-PUT" ObjectPut {
             /// What its hash must be, where that is known before.
             "SHA256" sha256: Option<Sha256>,
+        }
+        /// Operator → download: how much of this object is there? [`Reply::Stored`] when all of it is, otherwise [`Reply::Upload`].
+        /// `BUSY` while it is coming in on another connection, `UNAVAILABLE` when there is no room for it.
+        "OBJECT-BEGIN" ObjectBegin {
+            /// The object.
+            "SHA256" sha256: Sha256,
+            /// All of its bytes.
+            "SIZE" size: u64,
+        }
+        /// Operator → download: the rest of an object, in the literal that follows: [`Reply::Stored`]; `INVALID` when hash or offset are
+        /// not right. What came before the connection broke is kept, so that `OBJECT-BEGIN` says where to go on.
+        "OBJECT-APPEND" ObjectAppend {
+            /// The object.
+            "SHA256" sha256: Sha256,
+            /// The first byte of the literal.
+            "OFFSET" offset: u64,
+        }
+        /// Operator → download: what the storeroom holds, by hash: [`Reply::Storeroom`].
+        "OBJECT-STORE" ObjectStore {
+            /// How many entries to skip.
+            "OFFSET" offset: u64,
+        }
+        /// Operator → download: read an object again, or all of them, and compare with the hash; in the background: [`Reply::Done`] or
+        /// `NOT-FOUND`.
+        "OBJECT-VERIFY" ObjectVerify {
+            /// The object; without one, all of them.
+            "SHA256" sha256: Option<Sha256>,
+        }
+        /// Operator → download: take an object out of the storeroom for good: [`Reply::Done`], `NOT-FOUND`, or `BUSY` while there are
+        /// leases for it.
+        "OBJECT-RETIRE" ObjectRetire {
+            /// The object.
+            "SHA256" sha256: Sha256,
+            /// End its leases, too.
+            "FORCE" force: bool,
         }
         /// Operator → download: the leases, oldest first: [`Reply::Leases`].
         "LEASE-LIST" LeaseList {
@@ -175,7 +213,21 @@ types! {
             /// The new password.
             "PASSWORD" password: Secret,
         }
-        /// Operator → database: the customers, by name: [`Reply::Names`].
+        /// Operator → database: whether a customer may log in; without it his sessions, passwords that are remembered and leases end:
+        /// [`Reply::Done`] or `NOT-FOUND`.
+        "CUSTOMER-ENABLE" CustomerEnable {
+            /// His name.
+            "CUSTOMER" customer: Name,
+            /// Whether he may.
+            "ENABLED" enabled: bool,
+        }
+        /// Operator → database: a customer and his entitlements go; what he had ends: [`Reply::Done`] or `NOT-FOUND`. The audit trail
+        /// keeps what it says of him.
+        "CUSTOMER-REMOVE" CustomerRemove {
+            /// His name.
+            "CUSTOMER" customer: Name,
+        }
+        /// Operator → database: the customers, by name: [`Reply::Customers`].
         "CUSTOMER-LIST" CustomerList {
             /// How many entries to skip.
             "OFFSET" offset: u64,
@@ -195,6 +247,13 @@ types! {
             "SHA256" sha256: Sha256,
             /// The download appliance that has it.
             "DOWNLOAD" download: Name,
+        }
+        /// Operator → database: a version of a product is offered no more: [`Reply::Done`] or `NOT-FOUND`. Leases last until their end.
+        "OBJECT-REMOVE" ObjectRemove {
+            /// The product.
+            "PRODUCT" product: Name,
+            /// The version of the product.
+            "VERSION" version: Name,
         }
         /// Operator → database: all objects, by product and version: [`Reply::Catalogue`].
         "OBJECT-LIST" ObjectList {
@@ -411,7 +470,7 @@ types! {
             /// The database's clock.
             "NOW" now: Timestamp,
         }
-        /// To [`Request::ObjectPut`].
+        /// To [`Request::ObjectPut`], [`Request::ObjectAppend`] and [`Request::ObjectBegin`].
         "STORED" Stored {
             /// The hash of the bytes as they were stored.
             "SHA256" sha256: Sha256,
@@ -419,6 +478,18 @@ types! {
             "SIZE" size: u64,
             /// Whether the object was there already.
             "KNOWN" known: bool,
+        }
+        /// To [`Request::ObjectBegin`].
+        "UPLOAD" Upload {
+            /// How many bytes are there for good: the next one is at this offset.
+            "OFFSET" offset: u64,
+        }
+        /// To [`Request::ObjectStore`].
+        "STOREROOM" Storeroom {
+            /// The objects.
+            "OBJECT" items: Vec<StoredObject>,
+            /// Whether there is a next page.
+            "MORE" more: bool,
         }
         /// To [`Request::LeaseList`].
         "LEASES" Leases {
@@ -435,9 +506,9 @@ types! {
             "LINK" link: Option<LinkInfo>,
         }
         /// To [`Request::CustomerList`].
-        "NAMES" Names {
-            /// The names.
-            "NAME" items: Vec<Name>,
+        "CUSTOMERS" Customers {
+            /// The customers.
+            "CUSTOMER" items: Vec<CustomerInfo>,
             /// Whether there is a next page.
             "MORE" more: bool,
         }

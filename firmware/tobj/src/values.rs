@@ -2,6 +2,7 @@
 
 use crate::Invalid;
 use std::fmt;
+use unicode_normalization::{UnicodeNormalization, is_nfc};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 fn bad(what: &'static str, why: &'static str) -> Invalid {
@@ -97,7 +98,16 @@ impl Name {
     }
 }
 
-/// The name of a file: one component of a path, 1 to [`FileName::MAX`] bytes of UTF-8, spaces included.
+/// The name of a file: one component of a path.
+///
+/// The one rule, for whoever makes such a name and whoever reads one:
+/// - 1 to [`FileName::MAX`] bytes of UTF-8 in Unicode's normal form C, so that what looks the same is the same;
+/// - no separator (`/`, `\`), and neither `.` nor `..`;
+/// - no control character, no line or paragraph separator, no noncharacter, and none of the marks that turn the direction of
+///   writing around (U+202A to U+202E, U+2066 to U+2069), with which a name can show another ending than it has;
+/// - no white space at either end, where listings and clients lose it. Within, spaces are fine.
+///
+/// Upper and lower case are different. What a person typed goes through [`FileName::normalised`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileName(String);
 string_value!(FileName);
@@ -112,14 +122,38 @@ impl FileName {
         if s.is_empty() || s.len() > Self::MAX {
             return Err(bad("file name", "must have 1 to 255 bytes"));
         }
-        if s == "." || s == ".." || s.contains('/') {
+        if s == "." || s == ".." || s.contains(['/', '\\']) {
             return Err(bad("file name", "must be a plain name, not a path"));
         }
-        if s.contains(|c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')) {
+        if s.contains(|c: char| c.is_control() || Self::HIDDEN.contains(&c)) {
             return Err(bad("file name", "holds a control character"));
+        }
+        if s.starts_with(char::is_whitespace) || s.ends_with(char::is_whitespace) {
+            return Err(bad("file name", "must not begin or end with white space"));
+        }
+        if !is_nfc(s) {
+            return Err(bad("file name", "is not in Unicode's normal form C"));
         }
         Ok(Self(s.to_owned()))
     }
+
+    /// The name that somebody means who may have typed it in another normal form, as the file systems of some machines keep it.
+    ///
+    /// # Errors
+    /// As [`FileName::new`], for what normalising does not mend.
+    pub fn normalised(s: &str) -> Result<Self, Invalid> {
+        // Long texts are refused before work is done for them: normalising makes a name at most three times as long, or shorter.
+        if s.len() > 4 * Self::MAX {
+            return Err(bad("file name", "must have 1 to 255 bytes"));
+        }
+        Self::new(&s.nfc().collect::<String>())
+    }
+
+    /// Characters beside control characters that do not show, but change how a name reads or where it ends.
+    const HIDDEN: [char; 13] = [
+        '\u{2028}', '\u{2029}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}',
+        '\u{2068}', '\u{2069}', '\u{fffe}', '\u{ffff}',
+    ];
 }
 
 /// A password, token or other secret: at most [`Secret::MAX`] bytes without control characters; never shown, zeroed after use.
@@ -281,16 +315,54 @@ mod tests {
         for bad in ["", ".", "..", ".a", "-a", "a/b", "a b", "ä", "a\0", &"x".repeat(65)] {
             assert!(Name::new(bad).is_err(), "{bad}");
         }
-        for good in ["a b", "grüße 世界.iso", ".hidden", "-r", &"x".repeat(255)] {
-            assert!(FileName::new(good).is_ok(), "{good}");
-        }
-        for bad in ["", ".", "..", "a/b", "a\nb", "a\0b", "\u{7f}", &"x".repeat(256)] {
-            assert!(FileName::new(bad).is_err(), "{bad:?}");
-        }
         assert!(Text::new(&"x".repeat(4096)).is_ok() && Text::new(&"x".repeat(4097)).is_err());
         assert!(Secret::new(&"x".repeat(4096)).is_ok() && Secret::new(&"x".repeat(4097)).is_err());
         assert_eq!(Text::lossy(&"ä".repeat(3000)).as_str().len(), 4096);
         assert_eq!(Text::lossy("a\nb").as_str(), "a b");
+    }
+
+    #[test]
+    fn the_rule_for_names_of_files() {
+        let (longest, too_long) = ("ä".repeat(127) + "x", "ä".repeat(128));
+        for good in ["a b", "grüße 世界.iso", ".hidden", "...", "-r", "a..b", "עברית.txt", "👩‍👧.png", &longest]
+        {
+            assert_eq!(FileName::new(good).unwrap().as_str(), good);
+            assert_eq!(FileName::normalised(good).unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "/",
+            "a/b",
+            "../a",
+            "a\\b",
+            "a\nb",
+            "a\rb",
+            "a\0b",
+            "\u{7f}",
+            "\u{85}",
+            "a\u{2028}b",
+            "a\u{202e}gpj.exe",
+            "a\u{2066}b",
+            "\u{ffff}",
+            " a",
+            "a ",
+            "a\u{a0}",
+            "\u{3000}a",
+            &too_long,
+        ] {
+            assert!(FileName::new(bad).is_err() && FileName::normalised(bad).is_err(), "{bad:?}");
+        }
+        // One look, two spellings: only one of them is a name, and the other one becomes it.
+        for (composed, decomposed) in [("grüße", "gru\u{308}ße"), ("Å", "\u{212b}"), ("が", "\u{304b}\u{3099}")] {
+            assert!(FileName::new(decomposed).is_err(), "{decomposed}");
+            assert_eq!(FileName::normalised(decomposed), FileName::new(composed));
+        }
+        assert!(FileName::normalised(&"x".repeat(5000)).is_err());
+        // The bound is one of bytes after normalising.
+        assert!(FileName::normalised(&"u\u{308}".repeat(127)).is_ok());
+        assert!(FileName::normalised(&"u\u{308}".repeat(128)).is_err());
     }
 
     #[test]

@@ -5,19 +5,21 @@ mod ftp;
 mod staging;
 
 use crate::Usage;
-use anyhow::Result;
-use serde::Serialize;
+use crate::test::cargo;
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::process::Stdio;
 
 /// One line of the table.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Row {
     /// What was measured.
     pub(crate) name: String,
     /// How much it was.
     pub(crate) value: f64,
     /// In what.
-    pub(crate) unit: &'static str,
+    pub(crate) unit: String,
     /// What it is compared with.
     pub(crate) peer: String,
     /// How much that was.
@@ -54,6 +56,19 @@ pub(crate) fn bench(names: &[String], json: Option<&Path>) -> Result<()> {
         std::fs::write(path, serde_json::to_vec_pretty(&rows)?)?;
     }
     Ok(())
+}
+
+/// What a benchmark of a crate itself prints: rows as JSON.
+pub(crate) fn of_crate(package: &str, bench: &str) -> Result<Vec<Row>> {
+    let output = cargo()
+        .args(["bench", "--quiet", "--package", package, "--bench", bench])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("the measurement failed");
+    }
+    serde_json::from_slice(&output.stdout).context("the measurement printed something else than rows")
 }
 
 /// The middle value.

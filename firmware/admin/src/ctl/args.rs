@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
-use tobj::{FileName, Id, Name, Timestamp};
+use tobj::{FileName, Id, Name, Sha256, Timestamp};
 
 /// Make sites, and administer their appliances over the commlink.
 #[derive(Debug, Parser)]
@@ -152,7 +152,8 @@ pub(crate) enum Commlink {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Object {
-    /// Put a file into the storeroom and make it a version of a product.
+    /// Put a file into the storeroom and make it a version of a product. What broke off goes on where it was, also when the
+    /// command is given again; bytes that the storeroom has already are not sent.
     Put {
         /// The file.
         file: PathBuf,
@@ -163,14 +164,47 @@ pub(crate) enum Object {
         #[arg(long)]
         version: Name,
         /// The name customers see [default: the file's own].
-        #[arg(long)]
+        #[arg(long, value_parser = FileName::normalised)]
         name: Option<FileName>,
         /// The download appliance, where the site has several.
         #[arg(long, value_name = "MACHINE")]
         download: Option<String>,
     },
-    /// All objects.
-    List,
+    /// All objects: what is offered, and how it is where it is stored.
+    List {
+        /// Instead, all that the storeroom holds, by hash, offered or not.
+        #[arg(long)]
+        stored: bool,
+        /// The download appliance whose storeroom that is, where the site has several.
+        #[arg(long, value_name = "MACHINE", requires = "stored")]
+        download: Option<String>,
+    },
+    /// Have objects read again and compared with their hashes, in the background; `object list` and `status` tell what came of it.
+    Verify {
+        /// Only this object.
+        sha256: Option<Sha256>,
+        /// The download appliance, where the site has several.
+        #[arg(long, value_name = "MACHINE")]
+        download: Option<String>,
+    },
+    /// Offer a version of a product no more and take its object out of the storeroom, unless it is another version, too.
+    Retire {
+        /// The product.
+        #[arg(long, requires = "version", required_unless_present = "sha256")]
+        product: Option<Name>,
+        /// The version of the product.
+        #[arg(long, requires = "product")]
+        version: Option<Name>,
+        /// An object of the storeroom that is no version of a product.
+        #[arg(long, conflicts_with = "product")]
+        sha256: Option<Sha256>,
+        /// End the leases for it, too.
+        #[arg(long)]
+        force: bool,
+        /// The download appliance, where the site has several.
+        #[arg(long, value_name = "MACHINE", requires = "sha256")]
+        download: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -182,6 +216,21 @@ pub(crate) enum Customer {
     },
     /// Change a customer's password, asked for in the same way; ends his sessions.
     Passwd {
+        /// His name.
+        name: Name,
+    },
+    /// Keep a customer out for the time being: his sessions and leases end.
+    Disable {
+        /// His name.
+        name: Name,
+    },
+    /// Let him in again.
+    Enable {
+        /// His name.
+        name: Name,
+    },
+    /// Remove a customer and what he is entitled to; what he has ends.
+    Remove {
         /// His name.
         name: Name,
     },

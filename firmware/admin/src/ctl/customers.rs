@@ -5,7 +5,7 @@ use super::link::Operator;
 use super::{CtlError, show};
 use serde_json::json;
 use std::io::IsTerminal;
-use tobj::{Name, Reply, Request, Secret};
+use tobj::{CustomerInfo, Name, Reply, Request, Secret};
 use zeroize::Zeroizing;
 
 /// Shortest password that a customer is given.
@@ -26,19 +26,42 @@ pub(crate) async fn customer(operator: &Operator, command: Customer, as_json: bo
             eprintln!("customer {name} has a new password");
             Ok(())
         }
-        Customer::List => {
-            let names =
-                show::pages(async |offset| match operator.ask(database, Request::CustomerList { offset }).await? {
-                    Reply::Names { items, more } => Ok((items, more)),
-                    _ => Err(CtlError::Mismatch(database.to_owned())),
-                })
-                .await?;
-            if as_json {
-                return show::json(&names.iter().map(Name::as_str).collect());
-            }
-            names.iter().try_for_each(|name| show::line(name.as_str()))
+        Customer::Disable { name } => {
+            operator.ask(database, Request::CustomerEnable { customer: name.clone(), enabled: false }).await?;
+            eprintln!("customer {name} is kept out; his sessions and leases end");
+            Ok(())
         }
+        Customer::Enable { name } => {
+            operator.ask(database, Request::CustomerEnable { customer: name.clone(), enabled: true }).await?;
+            eprintln!("customer {name} may log in");
+            Ok(())
+        }
+        Customer::Remove { name } => {
+            operator.ask(database, Request::CustomerRemove { customer: name.clone() }).await?;
+            eprintln!("customer {name} was removed; what he had ends");
+            Ok(())
+        }
+        Customer::List => list(operator, database, as_json).await,
     }
+}
+
+async fn list(operator: &Operator, database: &str, as_json: bool) -> Result<(), CtlError> {
+    let ask = async |offset| match operator.ask(database, Request::CustomerList { offset }).await? {
+        Reply::Customers { items, more } => Ok((items, more)),
+        _ => Err(CtlError::Mismatch(database.to_owned())),
+    };
+    let customers = show::pages(ask).await?;
+    if as_json {
+        let all = customers.iter().map(|CustomerInfo { name, enabled, added }| {
+            json!({ "name": name.as_str(), "enabled": enabled, "added": added.0 })
+        });
+        return show::json(&all.collect());
+    }
+    let row = |c: &CustomerInfo| {
+        let state = if c.enabled { "enabled" } else { "disabled" };
+        vec![c.name.to_string(), state.to_owned(), show::time(c.added)]
+    };
+    show::table(&["CUSTOMER", "STATE", "SINCE"], &customers.iter().map(row).collect::<Vec<_>>())
 }
 
 /// Asks for a password without showing it; from a pipe, reads one line.

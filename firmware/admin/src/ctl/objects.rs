@@ -3,151 +3,206 @@
 use super::args::Object;
 use super::link::Operator;
 use super::{CtlError, show};
-use serde_json::json;
-use sha2::{Digest, Sha256};
-use std::io::{self, IsTerminal};
-use std::path::Path;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
-use tobj::{FileName, Name, Reply, Request};
-use tokio::io::{AsyncRead, ReadBuf};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use tobj::{CatalogueItem, Name, Reply, Request, Sha256, StoredObject};
+
+mod put;
 
 pub(crate) async fn run(operator: &Operator, command: Object, as_json: bool) -> Result<(), CtlError> {
     match command {
         Object::Put { file, product, version, name, download } => {
             let download = operator.download(download.as_deref())?;
-            put(operator, download, &file, (product, version), name, as_json).await
+            put::put(operator, download, &file, (product, version), name, as_json).await
         }
-        Object::List => list(operator, as_json).await,
+        Object::List { stored: false, .. } => list(operator, as_json).await,
+        Object::List { stored: true, download } => {
+            list_stored(operator, operator.download(download.as_deref())?, as_json).await
+        }
+        Object::Verify { sha256, download } => {
+            operator.ask(operator.download(download.as_deref())?, Request::ObjectVerify { sha256 }).await?;
+            eprintln!("it is being verified in the background; see `ffsctl object list`");
+            Ok(())
+        }
+        Object::Retire { sha256: Some(sha256), force, download, .. } => {
+            let download = operator.download(download.as_deref())?;
+            if let Some(item) =
+                catalogue(operator).await?.iter().find(|i| i.sha256 == sha256 && i.download.as_str() == download)
+            {
+                return Err(CtlError::Usage(format!(
+                    "{sha256} is {} {}: retire that, with --product and --version",
+                    item.product, item.version
+                )));
+            }
+            take_out(operator, download, sha256, force).await
+        }
+        Object::Retire { product: Some(product), version: Some(version), force, .. } => {
+            retire(operator, &product, &version, force).await
+        }
+        Object::Retire { .. } => Err(CtlError::Usage("name a product and a version, or a hash".into())),
     }
 }
 
-async fn put(
-    operator: &Operator,
-    download: &str,
-    path: &Path,
-    (product, version): (Name, Name),
-    name: Option<FileName>,
-    as_json: bool,
-) -> Result<(), CtlError> {
-    let unusable = |why: String| CtlError::Usage(format!("{}: {why}", path.display()));
-    let name = match name {
-        Some(name) => name,
-        None => {
-            let own = path.file_name().and_then(|n| n.to_str());
-            let own = own.ok_or_else(|| unusable("its name is not UTF-8; give one with --name".into()))?;
-            FileName::new(own).map_err(|e| unusable(format!("{e}; give another with --name")))?
-        }
-    };
-    let file = tokio::fs::File::open(path).await.map_err(|e| unusable(e.to_string()))?;
-    let metadata = file.metadata().await.map_err(|e| unusable(e.to_string()))?;
-    if !metadata.is_file() {
-        return Err(unusable("not a regular file".into()));
-    }
+/// Everything that is offered.
+async fn catalogue(operator: &Operator) -> Result<Vec<CatalogueItem>, CtlError> {
     let database = operator.database()?;
-    let size = metadata.len();
-    let mut body = Counted::new(file, size);
-    let reply = operator.send(download, Request::ObjectPut { sha256: None }, size, &mut body).await?;
-    body.finish();
-    let Reply::Stored { sha256, size: stored, known } = reply else {
-        return Err(CtlError::Mismatch(download.to_owned()));
-    };
-    // An object that the appliance had already may be acknowledged before all of it was sent.
-    if stored != size || body.sent == size && body.hash.clone().finalize()[..] != sha256.as_bytes()[..] {
-        return Err(CtlError::Refused {
-            machine: download.to_owned(),
-            text: format!("what it stored is another file (sha256 {sha256}); did this one change meanwhile?"),
-        });
-    }
-    let machine = Name::new(download).map_err(CtlError::failed("the machine's name cannot be used"))?;
-    let (file, hash) = (name.clone(), sha256);
-    let (p, v) = (product.clone(), version.clone());
-    let add = Request::ObjectAdd { product: p, version: v, file, size, sha256: hash, download: machine };
-    operator.ask(database, add).await?;
-    if as_json {
-        return show::json(&json!({
-            "product": product.as_str(), "version": version.as_str(), "file": name.as_str(), "size": size,
-            "sha256": sha256.to_string(), "download": download, "known": known,
-        }));
-    }
-    let note = if known { "; the storeroom had these bytes already" } else { "" };
-    show::line(&format!("{product} {version}: {name}, {}, sha256 {sha256}{note}", show::size(size)))
-}
-
-async fn list(operator: &Operator, as_json: bool) -> Result<(), CtlError> {
-    let database = operator.database()?;
-    let items = show::pages(async |offset| match operator.ask(database, Request::ObjectList { offset }).await? {
+    show::pages(async |offset| match operator.ask(database, Request::ObjectList { offset }).await? {
         Reply::Catalogue { items, more } => Ok((items, more)),
         _ => Err(CtlError::Mismatch(database.to_owned())),
     })
-    .await?;
+    .await
+}
+
+/// Everything that a storeroom holds.
+async fn storeroom(operator: &Operator, download: &str) -> Result<Vec<StoredObject>, CtlError> {
+    show::pages(async |offset| match operator.ask(download, Request::ObjectStore { offset }).await? {
+        Reply::Storeroom { items, more } => Ok((items, more)),
+        _ => Err(CtlError::Mismatch(download.to_owned())),
+    })
+    .await
+}
+
+/// What storerooms say of the objects that are offered. One that does not answer leaves its objects without.
+async fn storerooms(
+    operator: &Operator,
+    items: &[CatalogueItem],
+) -> BTreeMap<String, Option<BTreeMap<Sha256, StoredObject>>> {
+    let mut all = BTreeMap::new();
+    for item in items {
+        let machine = item.download.as_str();
+        if !all.contains_key(machine) {
+            let objects = match storeroom(operator, machine).await {
+                Ok(objects) => Some(objects.into_iter().map(|object| (object.sha256, object)).collect()),
+                Err(error) => {
+                    eprintln!("what {machine} holds is not known: {}", daemon::report(&error));
+                    None
+                }
+            };
+            all.insert(machine.to_owned(), objects);
+        }
+    }
+    all
+}
+
+async fn retire(operator: &Operator, product: &Name, version: &Name, force: bool) -> Result<(), CtlError> {
+    let (all, database) = (catalogue(operator).await?, operator.database()?);
+    let refused = |text: String| CtlError::Refused { machine: database.to_owned(), text };
+    let found = all.iter().find(|item| (&item.product, &item.version) == (product, version));
+    let Some(item) = found else { return Err(refused("there is no such product or version".into())) };
+    let (download, sha256) = (item.download.as_str(), item.sha256);
+    let others = |i: &&CatalogueItem| i.sha256 == sha256 && i.download == item.download && !std::ptr::eq(*i, item);
+    let other = all.iter().find(others);
+    if other.is_none() && !force {
+        // Before the version goes: who is refused has changed nothing.
+        let held = storeroom(operator, download).await?.iter().find(|o| o.sha256 == sha256).map_or(0, |o| o.leases);
+        if held > 0 {
+            let text = format!("{held} leases are for it; wait for their end, or end them with --force");
+            return Err(CtlError::Refused { machine: download.to_owned(), text });
+        }
+    }
+    let remove = Request::ObjectRemove { product: product.clone(), version: version.clone() };
+    operator.ask(database, remove).await?;
+    eprintln!("{product} {version} is offered no more");
+    match other {
+        Some(other) => {
+            eprintln!("its bytes stay: they are {} {}, too", other.product, other.version);
+            Ok(())
+        }
+        None => take_out(operator, download, sha256, force).await,
+    }
+}
+
+async fn take_out(operator: &Operator, download: &str, sha256: Sha256, force: bool) -> Result<(), CtlError> {
+    match operator.ask(download, Request::ObjectRetire { sha256, force }).await {
+        Ok(_) => {
+            eprintln!("{sha256} leaves the storeroom of {download}");
+            Ok(())
+        }
+        Err(CtlError::Refused { machine, text }) => Err(CtlError::Refused {
+            machine,
+            text: format!("{text}; to take it out later: ffsctl object retire --sha256 {sha256} [--force]"),
+        }),
+        Err(error) => Err(error),
+    }
+}
+
+async fn list(operator: &Operator, as_json: bool) -> Result<(), CtlError> {
+    let items = catalogue(operator).await?;
+    let stored = storerooms(operator, &items).await;
+    // `None` for one that is not known, `Some(None)` for one that is not there.
+    let of = |o: &CatalogueItem| {
+        let machine = stored.get(o.download.as_str()).and_then(Option::as_ref)?;
+        Some(machine.get(&o.sha256))
+    };
     if as_json {
         let all = items.iter().map(|o| {
-            json!({
+            let mut value = json!({
                 "product": o.product.as_str(), "version": o.version.as_str(), "file": o.file.as_str(), "size": o.size,
                 "sha256": o.sha256.to_string(), "download": o.download.as_str(),
-            })
+            });
+            match of(o) {
+                None => value["state"] = Value::Null,
+                Some(None) => value["state"] = json!("MISSING"),
+                Some(Some(object)) => describe(&mut value, object),
+            }
+            value
         });
         return show::json(&all.collect());
     }
     let rows: Vec<_> = items
         .iter()
         .map(|o| {
+            let [state, leases, verified] = match of(o) {
+                None => ["-".to_owned(), "-".to_owned(), "-".to_owned()],
+                Some(None) => ["MISSING".to_owned(), "-".to_owned(), "-".to_owned()],
+                Some(Some(object)) => cells(object),
+            };
+            let (product, version, on) = (o.product.to_string(), o.version.to_string(), o.download.to_string());
             let (file, hash) = (o.file.to_string(), o.sha256.to_string());
-            vec![o.product.to_string(), o.version.to_string(), show::size(o.size), o.download.to_string(), hash, file]
+            vec![product, version, show::size(o.size), on, state, leases, verified, hash, file]
         })
         .collect();
-    show::table(&["PRODUCT", "VERSION", "SIZE", "ON", "SHA256", "FILE"], &rows)
+    show::table(&["PRODUCT", "VERSION", "SIZE", "ON", "STATE", "LEASES", "VERIFIED", "SHA256", "FILE"], &rows)
 }
 
-/// How often progress is shown.
-const PROGRESS: Duration = Duration::from_millis(200);
-
-/// Hashes what passes and shows how far it is.
-pub(super) struct Counted {
-    file: tokio::fs::File,
-    hash: Sha256,
-    sent: u64,
-    size: u64,
-    begin: Instant,
-    shown: Option<Instant>,
+async fn list_stored(operator: &Operator, download: &str, as_json: bool) -> Result<(), CtlError> {
+    let objects = storeroom(operator, download).await?;
+    let offered = catalogue(operator).await?;
+    let versions = |object: &StoredObject| -> Vec<String> {
+        let its = offered.iter().filter(|i| i.sha256 == object.sha256 && i.download.as_str() == download);
+        its.map(|item| format!("{} {}", item.product, item.version)).collect()
+    };
+    if as_json {
+        let all = objects.iter().map(|object| {
+            let mut value = json!({
+                "sha256": object.sha256.to_string(), "size": object.size, "versions": versions(object),
+            });
+            describe(&mut value, object);
+            value
+        });
+        return show::json(&all.collect());
+    }
+    let rows: Vec<_> = objects
+        .iter()
+        .map(|object| {
+            let [state, leases, verified] = cells(object);
+            let versions = versions(object);
+            let versions = if versions.is_empty() { "-".to_owned() } else { versions.join(", ") };
+            let added = show::time(object.added);
+            vec![object.sha256.to_string(), show::size(object.size), state, leases, added, verified, versions]
+        })
+        .collect();
+    show::table(&["SHA256", "SIZE", "STATE", "LEASES", "ADDED", "VERIFIED", "VERSIONS"], &rows)
 }
 
-impl Counted {
-    pub(super) fn new(mut file: tokio::fs::File, size: u64) -> Self {
-        file.set_max_buf_size(1 << 20);
-        let shown = io::stderr().is_terminal().then(Instant::now);
-        Self { file, hash: Sha256::new(), sent: 0, size, begin: Instant::now(), shown }
-    }
-
-    fn show(&self) {
-        let percent = u128::from(self.sent) * 100 / u128::from(self.size.max(1));
-        let rate = u128::from(self.sent) * 1000 / self.begin.elapsed().as_millis().max(1);
-        let rate = show::size(u64::try_from(rate).unwrap_or(u64::MAX));
-        eprint!("\r{percent:>3} %  {} of {}  {rate}/s   ", show::size(self.sent), show::size(self.size));
-    }
-
-    pub(super) fn finish(&self) {
-        if self.shown.is_some() {
-            self.show();
-            eprintln!();
-        }
-    }
+fn cells(object: &StoredObject) -> [String; 3] {
+    let verified = object.verified.map_or_else(|| "-".to_owned(), show::time);
+    [object.state.to_string(), object.leases.to_string(), verified]
 }
 
-impl AsyncRead for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let this = &mut *self;
-        ready!(Pin::new(&mut this.file).poll_read(cx, buf))?;
-        let new = &buf.filled()[before..];
-        this.hash.update(new);
-        this.sent += u64::try_from(new.len()).unwrap_or(0);
-        if this.shown.is_some_and(|at| at.elapsed() > PROGRESS) {
-            this.shown = Some(Instant::now());
-            this.show();
-        }
-        Poll::Ready(Ok(()))
-    }
+fn describe(value: &mut Value, object: &StoredObject) {
+    value["state"] = json!(object.state.as_str());
+    value["leases"] = json!(object.leases);
+    value["added"] = json!(object.added.0);
+    value["verified"] = json!(object.verified.map(|at| at.0));
 }

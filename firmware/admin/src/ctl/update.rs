@@ -2,7 +2,7 @@
 
 use super::args::Update;
 use super::link::Operator;
-use super::objects::Counted;
+use super::progress::Counted;
 use super::{CtlError, show};
 use serde_json::{Value, json};
 use std::path::Path;

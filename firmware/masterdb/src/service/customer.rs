@@ -37,7 +37,8 @@ impl MasterDb {
         let row = row.await?;
         let right = self.hasher.verify(password.clone(), row.as_ref().map(|row| row.hash.clone())).await?;
         match (right, name, row) {
-            (true, Some(name), Some(row)) => {
+            // Who may not come in for the time being is not told apart from who does not know the password.
+            (true, Some(name), Some(row)) if !row.disabled => {
                 attempt.passed();
                 Ok(Verdict::Right(name, row))
             }
@@ -48,9 +49,11 @@ impl MasterDb {
         }
     }
 
+    /// `web`: at the portal. A download appliance tells the trail itself of its logins, with what it knows of the connection.
     pub(super) async fn login(
         &self,
         machine: &Name,
+        web: bool,
         customer: &Text,
         password: &Secret,
         address: &Text,
@@ -58,8 +61,10 @@ impl MasterDb {
         let (name, row) = match self.check(customer, password, address).await? {
             Verdict::Right(name, row) => (name, row),
             Verdict::Wrong => {
-                tracing::info!(%customer, %address, "a login was refused");
-                self.record_login(AuditEvent::LoginRefused, customer, address, "wrong name or password").await?;
+                tracing::info!(%machine, %customer, %address, "a login was refused");
+                if web {
+                    self.record_login(AuditEvent::LoginRefused, customer, address, "wrong name or password").await?;
+                }
                 return Ok(fault(Fault::Denied));
             }
             Verdict::TooMany => {
@@ -70,7 +75,9 @@ impl MasterDb {
         if !self.sessions.has_room(Instant::now()) {
             return Ok(fault(Fault::Busy));
         }
-        self.record_login(AuditEvent::Login, customer, address, &format!("at {machine}")).await?;
+        if web {
+            self.record_login(AuditEvent::Login, customer, address, &format!("at {machine}")).await?;
+        }
         let expires = Timestamp::now().plus(self.lives.session);
         match self.sessions.open(name.clone(), row.generation, machine.clone(), Instant::now())? {
             Some(session) => Ok(Reply::Session { session, customer: name, expires }),
@@ -78,7 +85,14 @@ impl MasterDb {
         }
     }
 
-    pub(super) async fn catalogue(&self, machine: &Name, session: &Secret, offset: u64) -> Result<Reply, Failure> {
+    pub(super) async fn catalogue(
+        &self,
+        machine: &Name,
+        web: bool,
+        session: &Secret,
+        offset: u64,
+    ) -> Result<Reply, Failure> {
+        let only = (!web).then(|| machine.clone());
         let Some(Session { customer, generation, .. }) = self.sessions.get(session, machine, Instant::now()) else {
             return Ok(fault(Fault::Expired));
         };
@@ -87,14 +101,16 @@ impl MasterDb {
             if row.is_none_or(|row| row.generation != generation) {
                 return Ok(None);
             }
-            entitlements::catalogue(txn, &customer, offset, Timestamp::now()).map(Some)
+            entitlements::catalogue(txn, &customer, only.as_ref(), offset, Timestamp::now()).map(Some)
         });
         Ok(page.await?.map_or(fault(Fault::Expired), |(items, more)| Reply::Catalogue { items, more }))
     }
 
+    #[allow(clippy::too_many_arguments, reason = "they are the fields of the request and who made it")]
     pub(super) async fn grant(
         &self,
         machine: &Name,
+        web: bool,
         request: Id,
         session: &Secret,
         product: &Name,
@@ -106,7 +122,8 @@ impl MasterDb {
             return Ok(fault(Fault::Expired));
         };
         let (product, version) = (product.clone(), version.clone());
-        let wish = Wish { request, customer, generation, product, version, kind };
+        let only = (!web).then(|| machine.clone());
+        let wish = Wish { request, customer, generation, product, version, kind, only };
         let (name, lives, asked) = (self.name.clone(), self.lives, wish.clone());
         let outcome = self.store.write(move |txn| {
             let now = Timestamp::now();

@@ -3,12 +3,14 @@
 use super::{Failure, MasterDb};
 use crate::password::SHORTEST;
 use crate::store::audit::{self, Own};
+use crate::store::customers::Enabled;
 use crate::store::objects::{self, Added};
 use crate::store::requests::{self, Known};
 use crate::store::rows::ObjectRow;
 use crate::store::{StoreError, customers, entitlements, revocations};
 use redb::WriteTransaction;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use tobj::{AuditEvent, Body, Fault, Id, Message, Name, Reply, Request, Secret, Text, Timestamp};
 
 /// What is to be changed.
@@ -16,6 +18,9 @@ enum Change {
     AddCustomer { customer: Name, hash: String },
     SetPassword { customer: Name, hash: String },
     AddObject { product: Name, version: Name, row: ObjectRow },
+    EnableCustomer { customer: Name, enabled: bool },
+    RemoveCustomer { customer: Name },
+    RemoveObject { product: Name, version: Name },
     Entitle { customer: Name, product: Name, version: Option<Name>, until: Option<Timestamp> },
     Withdraw { customer: Name, product: Name, version: Option<Name> },
 }
@@ -27,7 +32,7 @@ enum Effect {
     /// All is as it should be already.
     Nothing,
     /// It cannot be made.
-    Refused(Fault, &'static str),
+    Refused(Fault, Cow<'static, str>),
 }
 
 impl MasterDb {
@@ -36,7 +41,7 @@ impl MasterDb {
             Request::CustomerList { offset } => {
                 let offset = *offset;
                 let (items, more) = self.store.read(move |txn| customers::list(txn, offset)).await?;
-                return Ok(Reply::Names { items, more });
+                return Ok(Reply::Customers { items, more });
             }
             Request::ObjectList { offset } => {
                 let offset = *offset;
@@ -60,6 +65,13 @@ impl MasterDb {
             Request::CustomerPassword { customer, password } => {
                 let Some(hash) = self.new_password(password).await? else { return Ok(too_short()) };
                 Change::SetPassword { customer: customer.clone(), hash }
+            }
+            Request::CustomerEnable { customer, enabled } => {
+                Change::EnableCustomer { customer: customer.clone(), enabled: *enabled }
+            }
+            Request::CustomerRemove { customer } => Change::RemoveCustomer { customer: customer.clone() },
+            Request::ObjectRemove { product, version } => {
+                Change::RemoveObject { product: product.clone(), version: version.clone() }
             }
             Request::ObjectAdd { product, version, file, size, sha256, download } => Change::AddObject {
                 product: product.clone(),
@@ -101,7 +113,9 @@ impl MasterDb {
 
     async fn change(&self, who: &Name, id: Id, fingerprint: String, change: Change) -> Result<Reply, Failure> {
         let ends_sessions_of = match &change {
-            Change::SetPassword { customer, .. } => Some(customer.clone()),
+            Change::SetPassword { customer, .. }
+            | Change::EnableCustomer { customer, enabled: false }
+            | Change::RemoveCustomer { customer } => Some(customer.clone()),
             _ => None,
         };
         let (name, by) = (self.name.clone(), who.clone());
@@ -137,13 +151,16 @@ fn make_once(
     let now = Timestamp::now();
     let (customer, sha256) = match change {
         Change::AddObject { row, .. } => (None, Some(row.sha256)),
+        Change::RemoveObject { .. } => (None, None),
         Change::AddCustomer { customer, .. }
+        | Change::EnableCustomer { customer, .. }
+        | Change::RemoveCustomer { customer }
         | Change::SetPassword { customer, .. }
         | Change::Entitle { customer, .. }
         | Change::Withdraw { customer, .. } => (Some(Text::lossy(customer.as_str())), None),
     };
     let what = match make(txn, change, now)? {
-        Effect::Refused(fault, text) => return Ok(Reply::refused(fault, text)),
+        Effect::Refused(fault, text) => return Ok(Reply::refused(fault, &text)),
         Effect::Nothing => return Ok(Reply::Done {}),
         Effect::Made(what) => what,
     };
@@ -157,30 +174,54 @@ fn make(txn: &WriteTransaction, change: &Change, now: Timestamp) -> Result<Effec
     Ok(match change {
         Change::AddCustomer { customer, hash } => match customers::add(txn, customer, hash.clone(), now)? {
             true => Effect::Made("customer added".to_owned()),
-            false => Effect::Refused(Fault::Invalid, "there is a customer of that name"),
+            false => refused(Fault::Invalid, "there is a customer of that name"),
         },
         Change::SetPassword { customer, hash } => match customers::set_password(txn, customer, hash.clone(), now)? {
             true => Effect::Made("password set".to_owned()),
-            false => Effect::Refused(Fault::NotFound, "there is no such customer"),
+            false => refused(Fault::NotFound, "there is no such customer"),
+        },
+        Change::EnableCustomer { customer, enabled } => match customers::enable(txn, customer, *enabled, now)? {
+            Enabled::Changed if *enabled => Effect::Made("customer enabled".to_owned()),
+            Enabled::Changed => Effect::Made("customer disabled".to_owned()),
+            Enabled::Same => Effect::Nothing,
+            Enabled::Unknown => refused(Fault::NotFound, "there is no such customer"),
+        },
+        Change::RemoveCustomer { customer } => match customers::remove(txn, customer, now)? {
+            true => Effect::Made("customer removed".to_owned()),
+            false => refused(Fault::NotFound, "there is no such customer"),
+        },
+        Change::RemoveObject { product, version } => match objects::remove(txn, product, version)? {
+            true => Effect::Made(format!("object removed: {product} {version}")),
+            false => refused(Fault::NotFound, "there is no such product or version"),
         },
         Change::AddObject { product, version, row } => match objects::add(txn, product, version, row)? {
             Added::New => Effect::Made(format!("object added: {product} {version} {} on {}", row.file, row.download)),
             Added::Known => Effect::Nothing,
-            Added::Conflict => Effect::Refused(Fault::Invalid, "that version is another object"),
+            Added::Conflict(old) => {
+                let (file, size, sha256) = (&old.file, old.size, old.sha256);
+                Effect::Refused(Fault::Invalid, format!(
+                    "{product} {version} is another object already: {file}, {size} bytes, sha256 {sha256} on {}; name another \
+                     version, or retire that one first", old.download
+                ).into())
+            }
         },
         Change::Entitle { customer, product, version, until } => {
             match entitlements::add(txn, customer, product, version.as_ref(), *until, now)? {
                 true => Effect::Made(format!("entitled to {}", what(product, version.as_ref(), *until))),
-                false => Effect::Refused(Fault::NotFound, "there is no such customer, product or version"),
+                false => refused(Fault::NotFound, "there is no such customer, product or version"),
             }
         }
         Change::Withdraw { customer, product, version } => {
             match entitlements::remove(txn, customer, product, version.as_ref(), now)? {
                 true => Effect::Made(format!("no longer entitled to {}", what(product, version.as_ref(), None))),
-                false => Effect::Refused(Fault::NotFound, "there is no such entitlement"),
+                false => refused(Fault::NotFound, "there is no such entitlement"),
             }
         }
     })
+}
+
+fn refused(fault: Fault, why: &'static str) -> Effect {
+    Effect::Refused(fault, why.into())
 }
 
 fn what(product: &Name, version: Option<&Name>, until: Option<Timestamp>) -> String {

@@ -279,6 +279,111 @@ async fn a_new_password_ends_sessions_and_what_is_cached() {
 }
 
 #[tokio::test]
+async fn a_download_appliance_gets_grants_for_itself_while_its_customer_is_there() {
+    let site = Site::new().await;
+    site.order(Request::ObjectAdd {
+        product: name("maps"),
+        version: name("3"),
+        file: FileName::new("the map.bin").unwrap(),
+        size: 7,
+        sha256: Sha256::from([3; 32]),
+        download: name("elsewhere"),
+    })
+    .await;
+    site.order(entitlement_add(None, None)).await;
+    let (customer, address) = (text("alice"), text("192.0.2.1"));
+    let login = |password: &str| Request::Login {
+        customer: customer.clone(),
+        password: secret(password),
+        address: address.clone(),
+    };
+    is_opaque(site.ask("download", login("wrong")).await, Fault::Denied);
+    let Reply::Session { session, .. } = site.ask("download", login(ALICE)).await else { panic!() };
+    let logins = site.events(AuditEvent::Login).await + site.events(AuditEvent::LoginRefused).await;
+    assert_eq!(logins, 0, "the appliance tells the trail itself");
+    let versions = async |machine| match site.ask(machine, catalogue(&session)).await {
+        Reply::Catalogue { items, more: false } => items.into_iter().map(|i| i.version.to_string()).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(versions("download").await, ["1", "2"], "what is elsewhere is not told");
+    for (version, allowed) in [("1", true), ("2", true), ("3", false), ("4", false)] {
+        let reply = site.ask("download", grant(&session, version)).await;
+        assert_eq!(
+            matches!(&reply, Reply::Granted { download, .. } if *download == name("download")),
+            allowed,
+            "{version}"
+        );
+    }
+    let one_time = Request::Grant {
+        session: session.clone(),
+        product: name("maps"),
+        version: name("1"),
+        kind: LeaseKind::OneTime,
+    };
+    is_opaque(site.ask("download", one_time).await, Fault::Denied);
+    // The session is of no use to another machine, nor after its end.
+    for machine in ["web", "elsewhere"] {
+        is_opaque(site.ask(machine, grant(&session, "1")).await, Fault::Expired);
+    }
+    site.ask("download", Request::Logout { session: session.clone() }).await;
+    is_opaque(site.ask("download", grant(&session, "1")).await, Fault::Expired);
+}
+
+#[tokio::test]
+async fn a_customer_is_kept_out_and_let_in_again_and_removed() {
+    let site = Site::new().await;
+    let session = site.session().await;
+    let enable = |enabled| Request::CustomerEnable { customer: name("alice"), enabled };
+    site.order(enable(false)).await;
+    is_opaque(site.ask("web", catalogue(&session)).await, Fault::Expired);
+    is_opaque(site.login("alice", ALICE).await, Fault::Denied);
+    is_opaque(site.check("alice", ALICE).await, Fault::Denied);
+    let enabled = async || match site.ask(OPERATOR, Request::CustomerList { offset: 0 }).await {
+        Reply::Customers { items, more: false } => items.into_iter().map(|c| c.enabled).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(enabled().await, [false]);
+    site.order(enable(true)).await;
+    is_opaque(site.ask("web", catalogue(&session)).await, Fault::Expired);
+    assert_eq!(enabled().await, [true]);
+    let session = site.session().await;
+    site.order(Request::CustomerRemove { customer: name("alice") }).await;
+    is_opaque(site.ask("web", catalogue(&session)).await, Fault::Expired);
+    is_opaque(site.login("alice", ALICE).await, Fault::Denied);
+    is_fault(site.ask(OPERATOR, Request::CustomerRemove { customer: name("alice") }).await, Fault::NotFound);
+    is_fault(site.ask(OPERATOR, enable(true)).await, Fault::NotFound);
+    // Another one of that name has nothing of hers.
+    site.order(Request::CustomerAdd { customer: name("alice"), password: secret(ALICE) }).await;
+    let session = site.session().await;
+    let reply = site.ask("web", catalogue(&session)).await;
+    assert!(matches!(reply, Reply::Catalogue { items, .. } if items.is_empty()));
+    let admin = site.trail().await.into_iter().filter(|(e, ..)| *e == AuditEvent::Admin).map(|(.., words)| words);
+    let words: Vec<_> = admin.filter(|w| w.contains("customer")).collect();
+    assert_eq!(
+        words,
+        [
+            "ada: customer added",
+            "ada: customer disabled",
+            "ada: customer enabled",
+            "ada: customer removed",
+            "ada: customer added"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_of_a_name_is_told() {
+    let site = Site::new().await;
+    let Reply::Fault { fault: Fault::Invalid, text } = site.ask(OPERATOR, object_add("1", 9)).await else { panic!() };
+    let words = text.as_str();
+    assert!(words.contains("the map.bin, 7 bytes, sha256 0101") && words.contains("retire"), "{words}");
+    let remove = Request::ObjectRemove { product: name("maps"), version: name("1") };
+    site.order(remove.clone()).await;
+    is_fault(site.ask(OPERATOR, remove).await, Fault::NotFound);
+    site.order(object_add("1", 9)).await;
+}
+
+#[tokio::test]
 async fn a_session_that_a_new_password_overtook_is_worth_nothing() {
     let site = Site::new().await;
     // As a login would that was checked before the change and opens its session after it.
@@ -469,7 +574,15 @@ fn one_of_each() -> Vec<Request> {
         Request::WaitRevocations { after: 7 },
         Request::CustomerAdd { customer: name("eve"), password: secret("long enough") },
         self::password("long enough"),
+        Request::CustomerEnable { customer: name("alice"), enabled: true },
+        Request::CustomerRemove { customer: name("nobody") },
         Request::CustomerList { offset: 0 },
+        Request::ObjectRemove { product: name("maps"), version: name("9") },
+        Request::ObjectBegin { sha256: Sha256::from([0; 32]), size: 1 },
+        Request::ObjectAppend { sha256: Sha256::from([0; 32]), offset: 0 },
+        Request::ObjectStore { offset: 0 },
+        Request::ObjectVerify { sha256: None },
+        Request::ObjectRetire { sha256: Sha256::from([0; 32]), force: false },
         object_add("5", 5),
         Request::ObjectList { offset: 0 },
         entitlement_add(Some("1"), None),
@@ -490,13 +603,16 @@ fn one_of_each() -> Vec<Request> {
 async fn who_may_ask_what() {
     use RequestTag::*;
     let web = [Status, Login, Logout, Catalogue, Grant].as_slice();
-    let download = &[Status, LoginCheck, Audit, WaitRevocations];
+    let download = &[Status, Login, Logout, Catalogue, Grant, LoginCheck, Audit, WaitRevocations];
     let operator = &[
         Status,
         CustomerAdd,
         CustomerPassword,
+        CustomerEnable,
+        CustomerRemove,
         CustomerList,
         ObjectAdd,
+        ObjectRemove,
         ObjectList,
         EntitlementAdd,
         EntitlementRemove,

@@ -115,13 +115,14 @@ pub fn right(
     Ok(best)
 }
 
-/// A page of what the customer may have, by product and version, and whether there is more.
+/// A page of what the customer may have, by product and version, and whether there is more; with `only`, of what that appliance has.
 ///
 /// # Errors
 /// [`StoreError`] when a table cannot be read.
 pub fn catalogue(
     txn: &ReadTransaction,
     customer: &Name,
+    only: Option<&Name>,
     offset: u64,
     now: Timestamp,
 ) -> Result<(Vec<CatalogueItem>, bool), StoreError> {
@@ -154,8 +155,17 @@ pub fn catalogue(
         }
     }
     let mut page = Page::new();
-    for ((product, version), end) in found.into_iter().skip(page::offset(offset)) {
+    let mut skip = page::offset(offset);
+    for ((product, version), end) in found {
         let Some(row) = objects::get(&objects, &product, &version)? else { continue };
+        if only.is_some_and(|only| *only != row.download) {
+            continue;
+        }
+        // What is not shown does not count: the offset is a number of entries that were.
+        if skip > 0 {
+            skip -= 1;
+            continue;
+        }
         let item = objects::item(&product, &version, row, end.until())?;
         let text = item.file.as_str().len();
         if !page.push(item, text) {

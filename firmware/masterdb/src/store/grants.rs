@@ -6,7 +6,7 @@
 use super::StoreError;
 use super::rows::{self, GrantRow};
 use super::tables::{CUSTOMERS, ENTITLEMENTS, GRANT_ENDS, GRANT_REQUESTS, GRANTS, OBJECTS};
-use super::{customers, entitlements, objects};
+use super::{customers, entitlements, objects, revocations};
 use crate::config::Lifetimes;
 use redb::{ReadableTable, WriteTransaction};
 use tobj::{Id, LeaseKind, Name, Timestamp};
@@ -29,6 +29,8 @@ pub struct Wish {
     pub version: Name,
     /// What kind of lease.
     pub kind: LeaseKind,
+    /// The download appliance that asks, where it is one: it gets grants for itself only.
+    pub only: Option<Name>,
 }
 
 /// What became of it.
@@ -54,7 +56,7 @@ pub enum Outcome {
 /// [`StoreError`] when the store fails.
 pub fn issue(txn: &WriteTransaction, wish: &Wish, lives: &Lifetimes, now: Timestamp) -> Result<Outcome, StoreError> {
     let customer = customers::get(&txn.open_table(CUSTOMERS)?, wish.customer.as_str())?;
-    if customer.is_none_or(|c| c.generation != wish.generation) {
+    if customer.is_none_or(|c| c.disabled || c.generation != wish.generation) {
         return Ok(Outcome::SessionOver);
     }
     if let Some(row) = of_request(txn, wish.request)? {
@@ -65,7 +67,11 @@ pub fn issue(txn: &WriteTransaction, wish: &Wish, lives: &Lifetimes, now: Timest
     let right = entitlements::right(&txn.open_table(ENTITLEMENTS)?, &wish.customer, &wish.product, &wish.version, now)?;
     let Some(end) = right else { return Ok(Outcome::NotEntitled) };
     let object = objects::get(&txn.open_table(OBJECTS)?, wish.product.as_str(), wish.version.as_str())?;
-    let Some(object) = object else { return Ok(Outcome::NoObject) };
+    let Some(object) = object.filter(|object| wish.only.as_ref().is_none_or(|only| *only == object.download)) else {
+        return Ok(Outcome::NoObject);
+    };
+    // A grant from before a withdrawal is worth nothing: one of the same second has to be told apart from that.
+    let issued = revocations::last_at(txn)?.map_or(now, |last| now.max(last.plus(1)));
     let within = |at: Timestamp| end.until().map_or(at, |until| until.min(at));
     let row = GrantRow {
         id: Id::random()?,
@@ -78,7 +84,7 @@ pub fn issue(txn: &WriteTransaction, wish: &Wish, lives: &Lifetimes, now: Timest
         size: object.size,
         sha256: object.sha256,
         download: object.download,
-        issued: now,
+        issued,
         use_by: within(now.plus(lives.grant)),
         lease_expires: within(now.plus(lives.lease(wish.kind))),
     };

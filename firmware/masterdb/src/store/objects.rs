@@ -8,14 +8,14 @@ use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 use tobj::{CatalogueItem, Name, Timestamp};
 
 /// What became of an object that was to be added.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Added {
     /// It is new.
     New,
     /// That version was this object already.
     Known,
     /// That version is another object.
-    Conflict,
+    Conflict(Box<ObjectRow>),
 }
 
 /// An object in an open table.
@@ -38,7 +38,7 @@ pub fn add(txn: &WriteTransaction, product: &Name, version: &Name, row: &ObjectR
     let mut objects = txn.open_table(OBJECTS)?;
     if let Some(old) = get(&objects, product.as_str(), version.as_str())? {
         let same = ObjectRow { added: old.added, ..row.clone() } == old;
-        return Ok(if same { Added::Known } else { Added::Conflict });
+        return Ok(if same { Added::Known } else { Added::Conflict(Box::new(old)) });
     }
     let mut products = txn.open_table(PRODUCTS)?;
     if products.get(product.as_str())?.is_none() {
@@ -47,6 +47,15 @@ pub fn add(txn: &WriteTransaction, product: &Name, version: &Name, row: &ObjectR
     }
     objects.insert((product.as_str(), version.as_str()), rows::write("objects", row)?.as_slice())?;
     Ok(Added::New)
+}
+
+/// Offers a version of a product no more; `false` when there is no such version. The product stays, and so do entitlements: what
+/// becomes that version next is meant by them.
+///
+/// # Errors
+/// [`StoreError`] when the store fails.
+pub fn remove(txn: &WriteTransaction, product: &Name, version: &Name) -> Result<bool, StoreError> {
+    Ok(txn.open_table(OBJECTS)?.remove((product.as_str(), version.as_str()))?.is_some())
 }
 
 /// Whether there is this product, or this version of it.

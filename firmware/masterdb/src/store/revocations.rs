@@ -34,6 +34,16 @@ pub fn last(txn: &WriteTransaction) -> Result<u64, StoreError> {
     Ok(txn.open_table(REVOCATIONS)?.last()?.map_or(0, |(seq, _)| seq.value()))
 }
 
+/// When the last one was, if there is any.
+///
+/// # Errors
+/// [`StoreError`] when the store fails.
+pub fn last_at(txn: &WriteTransaction) -> Result<Option<Timestamp>, StoreError> {
+    let table = txn.open_table(REVOCATIONS)?;
+    let last = table.last()?.map(|(_, row)| rows::read::<RevocationRow>("revocations", row.value())).transpose()?;
+    Ok(last.map(|row| row.at))
+}
+
 /// As [`last`], of the last committed state.
 ///
 /// # Errors
@@ -56,8 +66,8 @@ pub fn after(txn: &ReadTransaction, after: u64) -> Result<(Vec<Revocation>, u64)
     let mut page = Page::new();
     for row in table.range(after.saturating_add(1)..)? {
         let (seq, row) = row?;
-        let RevocationRow { customer, product, version, .. } = rows::read("revocations", row.value())?;
-        if !page.push(Revocation { seq: seq.value(), customer, product, version }, 0) {
+        let RevocationRow { customer, product, version, at } = rows::read("revocations", row.value())?;
+        if !page.push(Revocation { seq: seq.value(), customer, product, version, at }, 0) {
             break;
         }
     }

@@ -79,11 +79,15 @@ pub struct CustomerRow {
     /// Since when there is this customer.
     #[serde(with = "text")]
     pub added: Timestamp,
+    /// Whether he may not log in for the time being.
+    #[serde(default)]
+    pub disabled: bool,
 }
 
 impl std::fmt::Debug for CustomerRow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CustomerRow").field("generation", &self.generation).finish_non_exhaustive()
+        let mut shown = f.debug_struct("CustomerRow");
+        shown.field("generation", &self.generation).field("disabled", &self.disabled).finish_non_exhaustive()
     }
 }
 

@@ -140,7 +140,7 @@ async fn objects_are_what_they_were_first() {
     let add = |row: ObjectRow| t.store.write(move |txn| objects::add(txn, &name("maps"), &name("1"), &row));
     assert_eq!(add(object(1)).await.unwrap(), Added::New);
     assert_eq!(add(ObjectRow { added: NOW.plus(9), ..object(1) }).await.unwrap(), Added::Known);
-    assert_eq!(add(object(2)).await.unwrap(), Added::Conflict);
+    assert_eq!(add(object(2)).await.unwrap(), Added::Conflict(Box::new(object(1))));
     let (items, more) = t.store.read(|txn| objects::list(txn, 0)).await.unwrap();
     assert_eq!((items.len(), items[0].sha256, more), (1, Sha256::from([1; 32]), false));
     assert!(t.store.read(|txn| objects::list(txn, u64::MAX)).await.unwrap().0.is_empty());
@@ -163,7 +163,8 @@ async fn lists_come_in_pages() {
     assert_eq!((first.len(), more), (tobj::PAGE, true));
     let offset = u64::try_from(first.len()).unwrap();
     let (rest, more) = t.store.read(move |txn| customers::list(txn, offset)).await.unwrap();
-    assert_eq!((rest, more), (vec![name(&format!("c{:04}", tobj::PAGE))], false));
+    let last = tobj::CustomerInfo { name: name(&format!("c{:04}", tobj::PAGE)), enabled: true, added: NOW };
+    assert_eq!((rest, more), (vec![last], false));
 }
 
 #[tokio::test]
@@ -254,6 +255,7 @@ fn wish(request: u8, version: &str) -> Wish {
         product: name("maps"),
         version: name(version),
         kind: LeaseKind::Standing,
+        only: None,
     }
 }
 
@@ -279,6 +281,91 @@ async fn a_grant_is_bounded_repeated_and_refused() {
     assert_eq!(issue(&t, Wish { product: name("music"), ..wish(5, "1") }, NOW).await, Outcome::NotEntitled);
     assert_eq!(issue(&t, Wish { customer: name("bob"), ..wish(6, "1") }, NOW).await, Outcome::SessionOver);
     assert_eq!(issue(&t, Wish { generation: 2, ..wish(7, "1") }, NOW).await, Outcome::SessionOver);
+    let of = |n, machine: &str| Wish { only: Some(name(machine)), ..wish(n, "1") };
+    assert_eq!(issue(&t, of(8, "elsewhere"), NOW).await, Outcome::NoObject);
+    assert!(matches!(issue(&t, of(9, "download"), NOW).await, Outcome::Issued(_)));
+}
+
+#[tokio::test]
+async fn a_grant_is_younger_than_every_withdrawal() {
+    let t = entitled().await;
+    let withdraw = |at| t.store.write(move |txn| revocations::add(txn, &name("alice"), Some(&name("maps")), None, at));
+    for (n, withdrawn, expected) in
+        [(1, NOW.plus(5), NOW.plus(6)), (2, NOW, NOW.plus(5)), (3, NOW.plus(5), NOW.plus(6))]
+    {
+        withdraw(withdrawn).await.unwrap();
+        let Outcome::Issued(row) = issue(&t, wish(n, "1"), NOW.plus(5)).await else { panic!("not issued") };
+        assert_eq!(row.issued, expected, "{n}");
+    }
+}
+
+#[tokio::test]
+async fn customers_come_and_go_with_what_they_have() {
+    use super::customers::Enabled;
+    let t = entitled().await;
+    let enable = |enabled| t.store.write(move |txn| customers::enable(txn, &name("alice"), enabled, NOW));
+    assert_eq!(enable(true).await.unwrap(), Enabled::Same);
+    let before = t.store.read(revocations::last_committed).await.unwrap();
+    assert_eq!(enable(false).await.unwrap(), Enabled::Changed);
+    assert_eq!(t.store.read(revocations::last_committed).await.unwrap(), before + 1);
+    assert_eq!(issue(&t, Wish { generation: 2, ..wish(1, "1") }, NOW).await, Outcome::SessionOver);
+    assert_eq!(enable(true).await.unwrap(), Enabled::Changed);
+    assert_eq!(issue(&t, wish(2, "1"), NOW).await, Outcome::SessionOver, "what was opened before stays over");
+    assert!(matches!(issue(&t, Wish { generation: 3, ..wish(3, "1") }, NOW).await, Outcome::Issued(_)));
+
+    let others = |txn: &ReadTransaction| {
+        Ok(entitlements::list(txn, 0)?.0.into_iter().filter(|e| e.customer != name("alice")).count())
+    };
+    let kept = t.store.read(others).await.unwrap();
+    let remove = || t.store.write(|txn| customers::remove(txn, &name("alice"), NOW));
+    assert!(remove().await.unwrap() && !remove().await.unwrap());
+    assert_eq!(t.store.read(revocations::last_committed).await.unwrap(), before + 2);
+    assert!(t.store.read(|txn| customers::find(txn, "alice")).await.unwrap().is_none());
+    let left = t.store.read(|txn| Ok(entitlements::list(txn, 0)?.0)).await.unwrap();
+    assert_eq!(left.len(), kept, "only hers went");
+    let unknown = t.store.write(|txn| customers::enable(txn, &name("alice"), true, NOW)).await.unwrap();
+    assert_eq!(unknown, Enabled::Unknown);
+}
+
+#[tokio::test]
+async fn a_catalogue_is_whole_whatever_is_not_shown_of_it() {
+    let t = Temporary::new().await;
+    let total = u8::try_from(tobj::PAGE + 20).unwrap();
+    t.store
+        .write(move |txn| {
+            customers::add(txn, &name("alice"), "h".into(), NOW)?;
+            for n in 0..total {
+                let download = name(if n % 10 == 3 { "elsewhere" } else { "download" });
+                objects::add(txn, &name("maps"), &name(&format!("v{n:03}")), &ObjectRow { download, ..object(n) })?;
+                entitlements::add(txn, &name("alice"), &name("maps"), Some(&name(&format!("v{n:03}"))), None, NOW)?;
+            }
+            // Entitlements to versions that are offered no more.
+            for n in [0, 5, 50] {
+                assert!(objects::remove(txn, &name("maps"), &name(&format!("v{n:03}")))?);
+            }
+            assert!(!objects::remove(txn, &name("maps"), &name("v000"))?);
+            Ok(())
+        })
+        .await
+        .unwrap();
+    for only in [None, Some("download"), Some("elsewhere")] {
+        let (mut seen, mut more) = (Vec::new(), true);
+        while more {
+            let offset = seen.len() as u64;
+            let page = t
+                .store
+                .read(move |txn| entitlements::catalogue(txn, &name("alice"), only.map(name).as_ref(), offset, NOW));
+            let (items, rest) = page.await.unwrap();
+            seen.extend(items.into_iter().map(|item| item.version.to_string()));
+            more = rest;
+        }
+        let expected: Vec<_> = (0..total)
+            .filter(|n| ![0, 5, 50].contains(n))
+            .filter(|n| only.is_none_or(|only| (only == "elsewhere") == (n % 10 == 3)))
+            .map(|n| format!("v{n:03}"))
+            .collect();
+        assert_eq!(seen, expected, "{only:?}");
+    }
 }
 
 #[tokio::test]
@@ -423,7 +510,7 @@ proptest! {
         let txn = database.begin_read().unwrap();
         for customer in 0..CUSTOMERS {
             let whose = name(&format!("c{customer}"));
-            let (items, _) = entitlements::catalogue(&txn, &whose, 0, Timestamp(now)).unwrap();
+            let (items, _) = entitlements::catalogue(&txn, &whose, None, 0, Timestamp(now)).unwrap();
             let found: Vec<_> =
                 items.iter().map(|i| (i.product.to_string(), i.version.to_string(), i.until.map(|u| u.0))).collect();
             let expected: Vec<_> = all()
@@ -432,7 +519,7 @@ proptest! {
                 .collect();
             prop_assert_eq!(&found, &expected);
             if let Some(skipped) = expected.get(1..) {
-                let (rest, _) = entitlements::catalogue(&txn, &whose, 1, Timestamp(now)).unwrap();
+                let (rest, _) = entitlements::catalogue(&txn, &whose, None, 1, Timestamp(now)).unwrap();
                 prop_assert_eq!(rest.len(), skipped.len());
             }
         }

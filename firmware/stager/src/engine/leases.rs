@@ -1,14 +1,16 @@
 //! How leases end.
 
-use super::{Grace, Mark, Plan, Step};
+use super::{Grace, Mark, Plan, Rules, Step, Work};
 use crate::clock::{Now, PLAUSIBLE};
 use crate::ledger::{LedgerError, Number, Txn};
-use crate::rows::{Event, Lease, State};
+use crate::rows::{Event, Lease, State, Withdrawn};
 use crate::tree::Place;
 use tobj::{AuditEvent, Fault, Id, Revocation};
 
 /// Most leases and grants that one sweep takes; the next one follows at once.
 pub(super) const SWEEP: usize = 256;
+/// How long a withdrawal is kept in mind, in seconds: as long as a grant from before could still be used.
+pub(super) const MIND: u64 = crate::grants::MAX_LIFE + 2 * PLAUSIBLE;
 
 /// Notes what the tree has come to. A lease that was changed again since then is left as it is.
 pub(super) fn settle(
@@ -33,7 +35,7 @@ pub(super) fn settle(
 }
 
 /// Takes a lease away now, with what is left of it in the tree.
-pub(super) fn remove(
+pub(crate) fn remove(
     txn: &mut Txn<'_>,
     id: Id,
     lease: Lease,
@@ -79,6 +81,8 @@ pub(super) fn withdraw(txn: &mut Txn<'_>, items: &[Revocation], upto: u64, now: 
     let mut plan = Plan::done();
     for item in items {
         let (product, version) = (item.product.as_ref(), item.version.as_ref());
+        let what = Withdrawn { product: item.product.clone(), version: item.version.clone(), at: item.at.0 };
+        txn.withdraw(item.customer.as_str(), &what, now.at.saturating_sub(MIND))?;
         let ids = txn.leases_of(item.customer.as_str(), product.map(|p| p.as_str()), version.map(|v| v.as_str()))?;
         for id in ids {
             if let Some(lease) = txn.lease(id)?.filter(|lease| lease.state != State::Removing) {
@@ -92,13 +96,13 @@ pub(super) fn withdraw(txn: &mut Txn<'_>, items: &[Revocation], upto: u64, now: 
 }
 
 /// Looks at the leases that are due. Without a trusted time nothing expires and nothing is deleted.
-pub(super) fn sweep(txn: &mut Txn<'_>, grace: Grace, now: Now) -> Result<Plan, LedgerError> {
-    let mut plan = Plan::done();
+pub(super) fn sweep(txn: &mut Txn<'_>, rules: Rules, now: Now) -> Result<Plan, LedgerError> {
+    let (mut plan, grace) = (Plan::done(), rules.grace);
     if !now.trusted {
         return Ok(plan);
     }
     let due = txn.due(now.at, SWEEP)?;
-    plan.again = due.len() == SWEEP;
+    let mut again = due.len() == SWEEP;
     for id in due {
         let Some(lease) = txn.lease(id)? else { continue };
         match lease.state {
@@ -109,6 +113,13 @@ pub(super) fn sweep(txn: &mut Txn<'_>, grace: Grace, now: Now) -> Result<Plan, L
         }
     }
     // A grant that can no longer be used needs no memory; a clock may be behind by as much as is plausible.
-    plan.again |= txn.forget_grants(now.at.saturating_sub(2 * PLAUSIBLE), SWEEP)? == SWEEP;
+    again |= txn.forget_grants(now.at.saturating_sub(2 * PLAUSIBLE), SWEEP)? == SWEEP;
+    for sha256 in txn.uploads_before(now.at.saturating_sub(rules.upload_keep))? {
+        txn.remove_upload(sha256)?;
+        plan.steps.push(Step::DropUpload { sha256 });
+    }
+    if again {
+        plan.follow.push(Work::Sweep);
+    }
     Ok(plan)
 }

@@ -1,13 +1,14 @@
 //! What each request changes in the ledger, and the steps in the tree that follow from it. No I/O but the transaction.
 
-use super::{Engine, Grant, Plan, Refusal, Step, Work};
+use super::{Engine, Plan, Refusal, Step, Work, objects};
 use crate::clock::Now;
+use crate::grants::Grant;
 use crate::ledger::{LedgerError, Number, Txn};
 use crate::ranges::Ranges;
-use crate::rows::{Event, Lease, Object, State, UsedGrant, user_of};
+use crate::rows::{Event, Lease, State, Upload, UsedGrant, user_of};
 use crate::tree::Place;
 use std::time::UNIX_EPOCH;
-use tobj::{AuditEvent, Fault, Id, LeaseKind, Reply, Secret, Sha256, Timestamp};
+use tobj::{AuditEvent, Fault, Id, LeaseKind, ObjectState, Reply, Secret, Timestamp};
 
 impl Plan {
     pub(super) fn done() -> Self {
@@ -15,25 +16,42 @@ impl Plan {
     }
 
     pub(super) fn answer(reply: Reply) -> Self {
-        Self { answer: Ok(reply), steps: Vec::new(), again: false }
+        Self { answer: Ok(reply), steps: Vec::new(), follow: Vec::new() }
     }
 
     pub(super) fn refused(fault: Fault, why: impl Into<String>) -> Self {
-        Self { answer: Err(Refusal::new(fault, why)), steps: Vec::new(), again: false }
+        Self { answer: Err(Refusal::new(fault, why)), steps: Vec::new(), follow: Vec::new() }
     }
 }
 
 impl Engine {
-    pub(super) fn plan(&self, txn: &mut Txn<'_>, work: Work, now: Now) -> Result<Plan, LedgerError> {
+    /// `full`: there is no space for what grows the ledger.
+    pub(super) fn plan(&self, txn: &mut Txn<'_>, work: Work, full: bool, now: Now) -> Result<Plan, LedgerError> {
+        let grace = self.rules.grace;
         match work {
+            Work::Stage { .. } | Work::Begin(_) if full => Ok(Plan::refused(Fault::Unavailable, FULL)),
             Work::Stage { request, grant } => stage(txn, request, &grant, now),
-            Work::Store { sha256, size, by } => store(txn, sha256, size, &by, now),
+            Work::Store { sha256, size, fresh, by } => objects::store(txn, sha256, size, fresh, &by, now),
+            Work::Upload { sha256, upload } => {
+                match upload {
+                    Some(upload) => txn.put_upload(sha256, &Upload { at: now.at, ..upload })?,
+                    None => txn.remove_upload(sha256)?,
+                }
+                Ok(Plan::done())
+            }
+            Work::Retire { sha256, force, by } => objects::retire(txn, sha256, force, &by, now),
+            Work::Clear { sha256 } => objects::clear(txn, sha256, now),
+            Work::Verify { sha256, by } => objects::verify(txn, sha256, &by, now),
+            Work::Verified { sha256, pass } => objects::verified(txn, sha256, pass, now),
+            Work::Quarantine { sha256, why } => objects::quarantine(txn, sha256, &why, now),
+            Work::Heal { sha256, after } => objects::heal(txn, sha256, after),
+            Work::Healed { sha256 } => objects::healed(txn, sha256),
             Work::Revoke { lease, by } => super::leases::revoke(txn, lease, &by, now),
             Work::Withdraw { items, upto } => super::leases::withdraw(txn, &items, upto, now),
-            Work::Sweep => super::leases::sweep(txn, self.grace, now),
-            Work::Begin(begin) => super::transfers::begin(txn, begin, self.grace, now),
+            Work::Sweep => super::leases::sweep(txn, self.rules, now),
+            Work::Begin(begin) => super::transfers::begin(txn, begin, grace, now),
             Work::End { transfer, bytes, outcome } => {
-                super::transfers::end(txn, transfer, bytes, outcome, self.grace, now)?;
+                super::transfers::end(txn, transfer, bytes, outcome, grace, now)?;
                 Ok(Plan::done())
             }
             Work::Progress { transfer, bytes } => {
@@ -57,29 +75,32 @@ impl Engine {
     }
 }
 
-fn store(txn: &mut Txn<'_>, sha256: Sha256, size: u64, by: &str, now: Now) -> Result<Plan, LedgerError> {
-    let known = txn.object(sha256)?.is_some();
-    if !known {
-        txn.put_object(sha256, &Object { size, at: now.at })?;
-        let mut event = Event::new(now.at, AuditEvent::Stored).outcome(format!("by {by}"));
-        event.sha256 = Some(sha256);
-        event.bytes = Some(size);
-        txn.log(&event)?;
-    }
-    Ok(Plan::answer(Reply::Stored { sha256, size, known }))
-}
+/// Why nothing new is begun.
+const FULL: &str = "the file system is full but for what is kept for the ledger; retire objects or make it larger";
 
 /// A grant's request: a new lease, a renewed one, or the answer that it got before.
 fn stage(txn: &mut Txn<'_>, request: Id, grant: &Grant, now: Now) -> Result<Plan, LedgerError> {
     if let Some(used) = txn.grant(grant.use_by, grant.id)? {
         return repeated(txn, request, grant, &used, now);
     }
+    let withdrawn = txn.withdrawn(grant.customer.as_str())?;
+    if withdrawn.iter().any(|row| row.at >= grant.issued && row.covers(&grant.product, &grant.version)) {
+        return refuse(txn, grant, now, Fault::Denied, "the right was withdrawn after the grant was issued");
+    }
     match txn.object(grant.sha256)? {
         None => return refuse(txn, grant, now, Fault::NotFound, "the object is not in this storeroom"),
         Some(object) if object.size != grant.size => {
             return refuse(txn, grant, now, Fault::Invalid, "the object has another size than the grant says");
         }
-        Some(_) => {}
+        Some(object) => match object.state {
+            ObjectState::Good => {}
+            ObjectState::Retiring => {
+                return refuse(txn, grant, now, Fault::NotFound, "the object is on its way out of this storeroom");
+            }
+            ObjectState::Damaged | ObjectState::Healing => {
+                return refuse(txn, grant, now, Fault::Unavailable, objects::DAMAGED);
+            }
+        },
     }
     let (id, lease) = match standing(txn, grant)? {
         Some((_, old)) if old.sha256 != grant.sha256 => {
@@ -176,7 +197,7 @@ fn staged(id: Id, lease: &Lease, expires: u64, grant: &Grant) -> Plan {
     };
     let place = Place::of(id, lease);
     let link = Step::Link { lease: id, place, sha256: lease.sha256, grant: (grant.use_by, grant.id) };
-    Plan { answer: Ok(reply), steps: vec![link], again: false }
+    Plan { answer: Ok(reply), steps: vec![link], follow: Vec::new() }
 }
 
 fn refuse(txn: &mut Txn<'_>, grant: &Grant, now: Now, fault: Fault, why: &str) -> Result<Plan, LedgerError> {

@@ -1,8 +1,9 @@
 use super::*;
-use crate::rows::State;
+use crate::grants::Grant;
+use crate::rows::{Event, State};
 use crate::testkit::{CONTENT, GRACE, Kit, NOW, content, eventually, grant};
 use std::os::unix::fs::MetadataExt;
-use tobj::{AuditEvent, LeaseKind, Revocation};
+use tobj::{AuditEvent, LeaseKind, Reply, Revocation};
 
 const SIZE: u64 = CONTENT.len() as u64;
 use LeaseKind::{OneTime, Standing};
@@ -280,6 +281,7 @@ fn withdrawn_rights_end_their_leases() {
         customer: customer.parse().unwrap(),
         product: product.map(|p| p.parse().unwrap()),
         version: version.map(|v| v.parse().unwrap()),
+        at: tobj::Timestamp(NOW - 1),
     };
     let (one, other) = (kit.staged(1, Standing), kit.staged(2, OneTime));
     for (customer, product, version) in

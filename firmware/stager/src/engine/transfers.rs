@@ -4,7 +4,7 @@ use super::{Grace, Plan, leases};
 use crate::clock::Now;
 use crate::ledger::{LedgerError, Txn};
 use crate::rows::{Event, Lease, State, Transfer};
-use tobj::{AuditEvent, Fault, FileName, Id, LeaseKind, Name, Reply};
+use tobj::{AuditEvent, Fault, FileName, Id, LeaseKind, Name, ObjectState, Reply};
 
 /// What a login may fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,9 @@ pub(super) fn begin(txn: &mut Txn<'_>, begin: Begin, grace: Grace, now: Now) -> 
     };
     if !may_start(&lease, begin.offset, grace, now) {
         return Ok(Plan::refused(Fault::Expired, "the lease is over"));
+    }
+    if txn.object(lease.sha256)?.is_none_or(|object| object.state != ObjectState::Good) {
+        return Ok(Plan::refused(Fault::Unavailable, super::objects::DAMAGED));
     }
     if begin.offset > lease.size {
         return Ok(Plan::refused(Fault::Invalid, "the transfer would begin beyond the end of the file"));

@@ -87,6 +87,11 @@ fn bad_claims() {
     let mut dead = good.clone();
     dead["lease_expires"] = json!(NOW.to_string());
     assert_eq!(verifier.verify(&sign(&pair, &dead), at(NOW)), Err(GrantError::Expired));
+    for (life, fine) in [(MAX_LIFE, true), (MAX_LIFE + 1, false)] {
+        let mut long = good.clone();
+        long["exp"] = json!(stamp(NOW + life));
+        assert_eq!(verifier.verify(&sign(&pair, &long), at(NOW)).is_ok(), fine, "to be used for {life} s");
+    }
     // A claim given twice could be read in two ways.
     let twice = good.to_string().replacen('{', "{\"sub\":\"bob\",", 1);
     let token = PublicToken::sign(&pair.secret, twice.as_bytes(), None, Some(ASSERTION)).unwrap();

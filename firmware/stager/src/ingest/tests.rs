@@ -1,6 +1,20 @@
 use super::*;
 use crate::testkit::{CONTENT, Kit, content};
-use tobj::{AuditEvent, Reply};
+use nix::errno::Errno;
+use tobj::AuditEvent;
+
+fn intake(kit: &Kit) -> Intake {
+    Intake::new(kit.tree.clone(), kit.ledger.clone(), kit.engine.clone(), 0).with_checkpoints(2 * BLOCK as u64)
+}
+
+fn hash_of(bytes: &[u8]) -> Sha256 {
+    let hash: [u8; 32] = Hasher::digest(bytes).into();
+    hash.into()
+}
+
+fn some_bytes(length: usize) -> Vec<u8> {
+    (0..length).map(|n| u8::try_from(n % 251).unwrap()).collect()
+}
 
 async fn put_from(
     kit: &Kit,
@@ -8,7 +22,7 @@ async fn put_from(
     expected: Option<Sha256>,
     literal: &mut (dyn AsyncRead + Send + Unpin),
 ) -> Answer {
-    put(&kit.tree, &kit.engine, length, expected, "operator:eve", 0, literal).await
+    intake(kit).put(length, expected, "operator:eve", literal).await
 }
 
 fn left_over(kit: &Kit) -> usize {
@@ -38,7 +52,7 @@ async fn an_object_comes_in_once() {
 async fn many_blocks_and_none() {
     let kit = kit();
     for length in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 6 * BLOCK + 5] {
-        let bytes: Vec<u8> = (0..length).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let bytes = some_bytes(length);
         let expected: [u8; 32] = Hasher::digest(&bytes).into();
         let reply = put_from(&kit, length as u64, Some(expected.into()), &mut &bytes[..]).await;
         assert!(matches!(reply, Ok(Reply::Stored { size, .. }) if size == length as u64), "{length}: {reply:?}");
@@ -75,4 +89,131 @@ impl AsyncRead for Broken {
     ) -> std::task::Poll<io::Result<()>> {
         std::task::Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
     }
+}
+
+/// Bytes that end with a failure in place of the rest.
+fn broken_after(bytes: &[u8]) -> impl AsyncRead + Send + Unpin {
+    bytes.chain(Broken)
+}
+
+async fn offset_of(intake: &Intake, bytes: &[u8]) -> u64 {
+    match intake.begin(hash_of(bytes), bytes.len() as u64).await {
+        Ok(Reply::Upload { offset }) => offset,
+        other => panic!("not to be gone on with: {other:?}"),
+    }
+}
+
+async fn append(intake: &Intake, bytes: &[u8], from: u64, literal: &mut (dyn AsyncRead + Send + Unpin)) -> Answer {
+    intake.append(hash_of(bytes), from, bytes.len() as u64 - from, "operator:eve", literal).await
+}
+
+#[tokio::test]
+async fn what_broke_off_goes_on_also_after_a_restart() {
+    let mut kit = kit();
+    let bytes = some_bytes(7 * BLOCK + 11);
+    let mut done = 0;
+    for stop in [1, BLOCK, 3 * BLOCK + 5, 6 * BLOCK] {
+        let intake = intake(&kit);
+        assert_eq!(offset_of(&intake, &bytes).await, done as u64);
+        let part = &bytes[done..stop];
+        let broken = append(&intake, &bytes, done as u64, &mut broken_after(part)).await;
+        assert_eq!(broken.unwrap_err().fault, Fault::Invalid);
+        done = stop;
+        assert_eq!(offset_of(&intake, &bytes).await, done as u64, "all that came is kept");
+        drop(intake);
+        if stop > BLOCK {
+            let (again, report) = tokio::task::spawn_blocking(move || kit.again()).await.unwrap();
+            assert_eq!((report.uploads, report.incoming), (1, 0));
+            kit = again;
+        }
+    }
+    let intake = intake(&kit);
+    let wrong = append(&intake, &bytes, 1, &mut &bytes[1..]).await.unwrap_err();
+    assert!(wrong.fault == Fault::Invalid && wrong.why.contains("go on from there"), "{wrong:?}");
+    let stored = append(&intake, &bytes, done as u64, &mut &bytes[done..]).await;
+    let size = bytes.len() as u64;
+    assert_eq!(stored, Ok(Reply::Stored { sha256: hash_of(&bytes), size, known: false }));
+    let name = hash_of(&bytes).to_string();
+    assert!(std::fs::read(kit.path(&format!("storeroom/{}/{name}", &name[..2]))).unwrap() == bytes);
+    let again = intake.begin(hash_of(&bytes), size).await;
+    assert_eq!(again, Ok(Reply::Stored { sha256: hash_of(&bytes), size, known: true }), "not a byte is sent");
+    assert_eq!(left_over(&kit), 0);
+    assert!(kit.ledger.read().unwrap().uploads().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_upload_that_is_another_object_leaves_nothing() {
+    let kit = kit();
+    let intake = intake(&kit);
+    let (bytes, mut other) = (some_bytes(BLOCK), some_bytes(BLOCK));
+    other[BLOCK / 2] ^= 1;
+    append(&intake, &bytes, 0, &mut broken_after(&other[..BLOCK / 2 + 1])).await.unwrap_err();
+    let from = offset_of(&intake, &bytes).await;
+    let rest = usize::try_from(from).unwrap();
+    let wrong = append(&intake, &bytes, from, &mut &bytes[rest..]).await.unwrap_err();
+    assert!(wrong.fault == Fault::Invalid && wrong.why.contains("hash to"), "{wrong:?}");
+    assert_eq!(offset_of(&intake, &bytes).await, 0, "the next try begins anew");
+    // Another size under the same hash can only be a mistake; what was there of it is of no use.
+    append(&intake, &bytes, 0, &mut broken_after(&bytes[..9])).await.unwrap_err();
+    assert_eq!(intake.begin(hash_of(&bytes), 5).await, Ok(Reply::Upload { offset: 0 }));
+    assert_eq!(left_over(&kit), 0);
+    assert!(kit.tree.is_empty().unwrap());
+}
+
+#[tokio::test]
+async fn one_upload_of_an_object_at_a_time() {
+    let kit = kit();
+    let intake = intake(&kit);
+    let bytes = some_bytes(3 * BLOCK);
+    let (mut sender, mut receiver) = tokio::io::duplex(64);
+    let first = {
+        let (intake, bytes) = (intake.clone(), bytes.clone());
+        tokio::spawn(async move { append(&intake, &bytes, 0, &mut receiver).await })
+    };
+    tokio::io::AsyncWriteExt::write_all(&mut sender, &bytes[..100]).await.unwrap(); // more than fits: the first is at work
+    for second in
+        [intake.begin(hash_of(&bytes), bytes.len() as u64).await, append(&intake, &bytes, 0, &mut &bytes[..]).await]
+    {
+        assert_eq!(second.unwrap_err().fault, Fault::Busy);
+    }
+    tokio::io::AsyncWriteExt::write_all(&mut sender, &bytes[100..]).await.unwrap();
+    assert!(first.await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn room_is_promised_once() {
+    let kit = kit();
+    let (free, _) = kit.tree.space().unwrap();
+    // All but a little of what is free is the floor: two objects that fit alone do not fit together.
+    let intake = Intake::new(kit.tree.clone(), kit.ledger.clone(), kit.engine.clone(), free - (256 << 20));
+    let (first, second) = (intake.promise(100 << 20), intake.promise(100 << 20));
+    assert!(first.is_ok());
+    let Err(refusal) = second.and_then(|_held| intake.promise(100 << 20)).map(drop) else { panic!("too much") };
+    assert!(refusal.fault == Fault::Unavailable && refusal.why.contains("min_free_bytes"), "{refusal:?}");
+    drop(first);
+    assert!(intake.promise(100 << 20).is_ok(), "what is not used is free again");
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_is_told_and_leaves_nothing() {
+    let kit = kit();
+    let intake = intake(&kit);
+    let bytes = some_bytes(3 * BLOCK);
+    for (op, errno, words) in [
+        (Op::Write, Errno::ENOSPC, "full"),
+        (Op::Write, Errno::EROFS, "read-only"),
+        (Op::Write, Errno::EIO, "could not be written"),
+        (Op::Sync, Errno::EIO, "sync"),
+        (Op::Rename, Errno::ENOSPC, "full"),
+    ] {
+        kit.tree.faults().arm(op, 1, errno);
+        let refusal = intake.put(bytes.len() as u64, None, "operator:eve", &mut &bytes[..]).await.unwrap_err();
+        assert!(refusal.fault == Fault::Unavailable && refusal.why.contains(words), "{op:?} {errno}: {refusal:?}");
+        assert!(intake.failure().is_some_and(|why| why.contains(words)), "{op:?} {errno}");
+        kit.tree.faults().disarm();
+        assert_eq!(left_over(&kit), 0, "{op:?} {errno}");
+        assert_eq!(kit.tree.object(hash_of(&bytes)).unwrap(), None);
+    }
+    intake.put(bytes.len() as u64, None, "operator:eve", &mut &bytes[..]).await.unwrap();
+    assert_eq!(intake.failure(), None, "it works again");
 }

@@ -1,7 +1,9 @@
 //! Looks at what was last committed.
 
-use super::{LEASES, LedgerError, META, Number, OBJECTS, OUTBOX, PATHS, Result, TRANSFERS, key, parse, unkey};
-use crate::rows::{Event, Lease, Object};
+use super::{
+    HOLDERS, LEASES, LedgerError, META, Number, OBJECTS, OUTBOX, PATHS, Result, TRANSFERS, UPLOADS, key, parse, unkey,
+};
+use crate::rows::{Event, Lease, Object, Upload};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, TableError};
 use tobj::{Id, Sha256};
 
@@ -11,6 +13,8 @@ pub struct Reader {
     objects: Option<ReadOnlyTable<&'static [u8; 32], &'static [u8]>>,
     leases: Option<ReadOnlyTable<u128, &'static [u8]>>,
     paths: Option<ReadOnlyTable<&'static str, u128>>,
+    holders: Option<ReadOnlyTable<(&'static [u8; 32], u128), ()>>,
+    uploads: Option<ReadOnlyTable<&'static [u8; 32], &'static [u8]>>,
     transfers: Option<ReadOnlyTable<u64, &'static [u8]>>,
     outbox: Option<ReadOnlyTable<u64, &'static [u8]>>,
 }
@@ -31,6 +35,8 @@ impl Reader {
             objects: table(read.open_table(OBJECTS))?,
             leases: table(read.open_table(LEASES))?,
             paths: table(read.open_table(PATHS))?,
+            holders: table(read.open_table(HOLDERS))?,
+            uploads: table(read.open_table(UPLOADS))?,
             transfers: table(read.open_table(TRANSFERS))?,
             outbox: table(read.open_table(OUTBOX))?,
         })
@@ -73,9 +79,34 @@ impl Reader {
         objects.get(sha256.as_bytes())?.map(|row| parse("objects", row.value())).transpose()
     }
 
-    /// The objects.
-    pub fn objects(&self) -> Result<impl Iterator<Item = Result<(Sha256, Object)>>> {
-        let range = self.objects.as_ref().map(ReadableTable::iter).transpose()?;
+    /// How many leases are for an object.
+    pub fn holders(&self, sha256: Sha256) -> Result<u64> {
+        let Some(holders) = &self.holders else { return Ok(0) };
+        let hash = sha256.as_bytes();
+        holders.range((hash, 0)..=(hash, u128::MAX))?.try_fold(0, |n, entry| entry.map(|_| n + 1).map_err(Into::into))
+    }
+
+    /// What is known of an object that has come in in part.
+    pub fn upload(&self, sha256: Sha256) -> Result<Option<Upload>> {
+        let Some(uploads) = &self.uploads else { return Ok(None) };
+        uploads.get(sha256.as_bytes())?.map(|row| parse("uploads", row.value())).transpose()
+    }
+
+    /// The objects that have come in in part.
+    pub fn uploads(&self) -> Result<Vec<(Sha256, Upload)>> {
+        let range = self.uploads.as_ref().map(ReadableTable::iter).transpose()?;
+        let rows = range.into_iter().flatten().map(|entry| {
+            let (sha256, row) = entry?;
+            Ok((Sha256::from(*sha256.value()), parse("uploads", row.value())?))
+        });
+        rows.collect()
+    }
+
+    /// The objects, by hash, from after this one on.
+    pub fn objects(&self, after: Option<Sha256>) -> Result<impl Iterator<Item = Result<(Sha256, Object)>>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.as_ref().map_or(Unbounded, |sha256| Excluded(sha256.as_bytes()));
+        let range = self.objects.as_ref().map(|t| t.range::<&[u8; 32]>((from, Unbounded))).transpose()?;
         Ok(range.into_iter().flatten().map(|entry| {
             let (sha256, row) = entry?;
             Ok::<_, LedgerError>((Sha256::from(*sha256.value()), parse("objects", row.value())?))

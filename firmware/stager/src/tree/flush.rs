@@ -3,6 +3,7 @@
 //! One after the other, each would wait for a flush of the disk of its own; at the same time, the file system and the disk do
 //! them together.
 
+use super::{Faults, Op};
 use nix::unistd::fsync;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,12 +16,15 @@ type Task = (OwnedFd, String, Sender<(String, nix::Result<()>)>);
 
 /// Threads that wait for something to sync. They end with it.
 #[derive(Debug)]
-pub(super) struct Flusher(Sender<Task>);
+pub(super) struct Flusher {
+    tasks: Sender<Task>,
+    faults: Faults,
+}
 
 impl Flusher {
     /// Starts the threads. With none at all, what is synced is synced by the caller.
-    pub(super) fn new() -> Self {
-        let (sender, queue) = channel::<Task>();
+    pub(super) fn new(faults: Faults) -> Self {
+        let (tasks, queue) = channel::<Task>();
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..THREADS {
             let queue = queue.clone();
@@ -30,7 +34,7 @@ impl Flusher {
                 tracing::warn!(%error, "fewer directories are synced at once");
             }
         }
-        Self(sender)
+        Self { tasks, faults }
     }
 
     /// Syncs all of these, and gives the first that failed with the reason.
@@ -39,13 +43,13 @@ impl Flusher {
         let (done, results) = channel();
         for (dir, path) in dirs {
             // Without a thread left, the task comes back.
-            if let Err(back) = self.0.send((dir, path, done.clone())) {
+            if let Err(back) = self.tasks.send((dir, path, done.clone())) {
                 let (dir, path, done) = back.0;
                 let _ = done.send((path, fsync(dir.as_fd())));
             }
         }
         drop(done);
-        let own = fsync(mine.as_fd()).map_err(|error| (path, error));
+        let own = self.faults.check(Op::Sync).and_then(|()| fsync(mine.as_fd())).map_err(|error| (path, error));
         results.into_iter().fold(own, |first, (path, result)| first.and(result.map_err(|error| (path, error))))
     }
 }

@@ -21,7 +21,7 @@ fn fixture() -> Fixture {
     let sha256 = Sha256::from([0xab; 32]);
     let mut file = tree.incoming(id(1)).unwrap();
     file.write_all(b"content").unwrap();
-    tree.keep(id(1), &file, sha256).unwrap();
+    assert!(tree.keep(&id(1).to_string(), &file, sha256).unwrap());
     Fixture { dir, tree, sha256 }
 }
 
@@ -139,7 +139,7 @@ fn an_object_that_is_there_keeps_its_inode() {
     let before = f.tree.object(f.sha256).unwrap().unwrap();
     let mut file = f.tree.incoming(id(2)).unwrap();
     file.write_all(b"content").unwrap();
-    f.tree.keep(id(2), &file, f.sha256).unwrap();
+    assert!(!f.tree.keep(&id(2).to_string(), &file, f.sha256).unwrap(), "there is one already");
     assert_eq!(f.tree.object(f.sha256).unwrap(), Some(before));
     assert_eq!(f.tree.list_incoming().unwrap(), [""; 0]);
 }

@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tobj::{
-    AuditRecord, Body, Fault, Id, LeaseKind, Message, Name, Reply, Request, Revocation, Secret, Sha256, Text, Timestamp,
+    AuditRecord, Body, CatalogueItem, Fault, Id, LeaseKind, Message, Name, Reply, Request, Revocation, Secret, Sha256,
+    Text, Timestamp,
 };
 use tokio::io::AsyncRead;
 use tokio::sync::{Notify, watch};
@@ -31,6 +32,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(crate) struct Known {
     pub(crate) passwords: BTreeMap<String, String>,
+    /// What each customer is entitled to, and the grant that he gets for it.
+    pub(crate) entitled: BTreeMap<String, Vec<(CatalogueItem, Secret)>>,
+    /// Sessions that are open.
+    pub(crate) sessions: BTreeMap<String, String>,
+    /// Grants that were asked for.
+    pub(crate) grants: usize,
     pub(crate) checks: usize,
     pub(crate) audit: BTreeMap<u64, AuditRecord>,
     pub(crate) repeated: usize,
@@ -60,7 +67,7 @@ impl Database {
         self.with(|known| {
             let seq = known.revocations.len() as u64 + 1;
             let (customer, product) = (name(customer), product.map(name));
-            known.revocations.push(Revocation { seq, customer, product, version: None });
+            known.revocations.push(Revocation { seq, customer, product, version: None, at: Timestamp::now() });
         });
     }
 
@@ -87,13 +94,40 @@ impl Database {
             return fault(Fault::Unavailable);
         }
         match request {
-            Request::LoginCheck { customer, password, .. } => {
+            Request::LoginCheck { customer, password, .. } | Request::Login { customer, password, .. } => {
                 known.checks += 1;
-                match known.passwords.get(customer.as_str()) {
-                    Some(right) if right == password.expose() => {
-                        Some(Reply::Verified { customer: name(customer.as_str()) })
-                    }
-                    _ => fault(Fault::Denied),
+                if known.passwords.get(customer.as_str()).is_none_or(|right| right != password.expose()) {
+                    return fault(Fault::Denied);
+                }
+                let whose = name(customer.as_str());
+                if matches!(request, Request::LoginCheck { .. }) {
+                    return Some(Reply::Verified { customer: whose });
+                }
+                let session = Secret::random().unwrap();
+                known.sessions.insert(session.expose().to_owned(), whose.to_string());
+                Some(Reply::Session { session, customer: whose, expires: Timestamp(u64::MAX) })
+            }
+            Request::Logout { session } => {
+                known.sessions.remove(session.expose());
+                Some(Reply::Done {})
+            }
+            Request::Catalogue { session, offset } => {
+                let Some(customer) = known.sessions.get(session.expose()) else { return fault(Fault::Expired) };
+                // Pages of two, so that there are several.
+                let all = known.entitled.get(customer).map_or(&[][..], Vec::as_slice);
+                let rest = all.iter().skip(usize::try_from(*offset).unwrap()).map(|(item, _)| item.clone());
+                let items: Vec<_> = rest.take(2).collect();
+                let more = usize::try_from(*offset).unwrap() + items.len() < all.len();
+                Some(Reply::Catalogue { items, more })
+            }
+            Request::Grant { session, product, version, kind: LeaseKind::Standing } => {
+                known.grants += 1;
+                let Some(customer) = known.sessions.get(session.expose()) else { return fault(Fault::Expired) };
+                let all = known.entitled.get(customer).map_or(&[][..], Vec::as_slice);
+                let found = all.iter().find(|(item, _)| (&item.product, &item.version) == (product, version));
+                match found {
+                    Some((_, grant)) => Some(Reply::Granted { grant: grant.clone(), download: name("download") }),
+                    None => fault(Fault::Denied),
                 }
             }
             Request::Audit { records } => {
@@ -171,7 +205,12 @@ impl Site {
 
     /// With more lines of configuration.
     pub(crate) fn with(more: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::below(&std::env::temp_dir(), more)
+    }
+
+    /// The same in a directory of its own below this one.
+    pub(crate) fn below(parent: &Path, more: &str) -> Self {
+        let dir = tempfile::tempdir_in(parent).unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::create_dir(path("srv")).unwrap();
         let pair = AsymmetricKeyPair::generate().unwrap();
@@ -181,7 +220,8 @@ impl Site {
         let uid = my_uid();
         let text = format!(
             "name = \"download\"\nroot = {:?}\nsocket = {:?}\nallow_uids = [{uid}]\nsessions = {:?}\n\
-             session_uids = [{uid}]\ncommlink = {:?}\ngrant_key = {:?}\nsweep_seconds = 1\nmin_free_bytes = 0\n{more}\n",
+             session_uids = [{uid}]\ncommlink = {:?}\ngrant_key = {:?}\nsweep_seconds = 1\nmin_free_bytes = 0\n\
+             reserve_bytes = 0\n{more}\n",
             path("srv"),
             path("stagerd.sock"),
             path("sessions.sock"),
@@ -240,12 +280,25 @@ impl Site {
         content: &[u8],
         lease_expires: u64,
     ) -> Secret {
+        self.grant_of(id, customer, version, kind, (sha256(content), content.len() as u64), lease_expires)
+    }
+
+    /// For an object of this hash and size.
+    pub(crate) fn grant_of(
+        &self,
+        id: Id,
+        customer: &str,
+        version: &str,
+        kind: LeaseKind,
+        (sha256, size): (Sha256, u64),
+        lease_expires: u64,
+    ) -> Secret {
         let now = Timestamp::now().0;
         let claims = serde_json::json!({
             "jti": id.to_string(), "sub": customer, "aud": "download",
             "iat": stamp(now), "nbf": stamp(now), "exp": stamp(now + 600),
             "product": "maps", "version": version, "file": "grüße 1.iso",
-            "sha256": sha256(content).to_string(), "size": content.len().to_string(),
+            "sha256": sha256.to_string(), "size": size.to_string(),
             "kind": kind.as_str(), "lease_expires": lease_expires.to_string(),
         });
         sign(&self.pair, &claims)

@@ -1,0 +1,216 @@
+use super::*;
+use crate::engine::{Answer, Engine, EngineError};
+use crate::grants::Grant;
+use crate::testkit::{CONTENT, Kit, NOW, RULES, content, eventually, grant};
+use crate::tree::{Op, TreeError};
+use nix::errno::Errno;
+use tobj::LeaseKind::{OneTime, Standing};
+use tobj::{Revocation, Timestamp};
+
+fn retire(kit: &Kit, force: bool) -> Answer {
+    kit.ask(Work::Retire { sha256: content(), force, by: "operator:eve".into() })
+}
+
+fn file(kit: &Kit) -> std::path::PathBuf {
+    let name = content().to_string();
+    kit.path(&format!("storeroom/{}/{name}", &name[..2]))
+}
+
+fn gone(kit: &Kit) -> bool {
+    let read = kit.ledger.read().unwrap();
+    !file(kit).exists() && read.object(content()).unwrap().is_none() && read.counts().unwrap().0 == 0
+}
+
+#[test]
+fn an_object_that_is_leased_is_retired_only_by_force() {
+    let kit = Kit::new();
+    let leases: Vec<_> = (1..=3).map(|n| kit.staged(n, OneTime)).collect();
+    let refused = retire(&kit, false).unwrap_err();
+    assert!(refused.fault == Fault::Busy && refused.why.starts_with("3 leases"), "{refused:?}");
+    for lease in &leases[1..] {
+        kit.ask(Work::Revoke { lease: *lease, by: "operator:eve".into() }).unwrap();
+    }
+    let refused = retire(&kit, false).unwrap_err();
+    assert!(refused.why.starts_with("1 leases"), "those that go do not count: {refused:?}");
+    assert_eq!(retire(&kit, true), Ok(Reply::Done {}));
+    eventually("lease, file and row are gone", || gone(&kit));
+    assert!(!kit.path(&format!("tickets/{}", leases[0])).exists());
+    assert_eq!(kit.outcomes(AuditEvent::Retired), ["by operator:eve"]);
+    assert_eq!(kit.outcomes(AuditEvent::LeaseEnded).len(), 3);
+    assert_eq!(retire(&kit, true).unwrap_err().fault, Fault::NotFound);
+    assert_eq!(kit.stage(9, &grant(9, Standing)).unwrap_err().fault, Fault::NotFound);
+    // The same bytes may come in again.
+    assert_eq!(kit.object(CONTENT), content());
+    kit.staged(10, Standing);
+}
+
+#[test]
+fn an_object_without_leases_is_retired_at_once() {
+    let kit = Kit::new();
+    assert_eq!(retire(&kit, false), Ok(Reply::Done {}));
+    eventually("file and row are gone", || gone(&kit));
+    let (_kit, report) = kit.again();
+    assert_eq!(report, crate::reconcile::Report::default());
+}
+
+#[test]
+fn more_leases_than_one_round_takes() {
+    let kit = Kit::new();
+    let many = 2 * SWEEP + 9;
+    for n in 0..many {
+        let id: Id = (n as u128).to_be_bytes().into();
+        let order = Work::Stage { request: id, grant: Grant { id, ..grant(1, OneTime) } };
+        kit.ask(order).unwrap();
+    }
+    let refused = retire(&kit, false).unwrap_err();
+    assert!(refused.why.starts_with("256 or more"), "{refused:?}");
+    assert_eq!(retire(&kit, true), Ok(Reply::Done {}));
+    eventually("all of them end", || gone(&kit));
+    assert_eq!(kit.outcomes(AuditEvent::LeaseEnded).len(), many);
+}
+
+/// What a crash between two steps leaves is finished by the next start.
+#[test]
+fn states_that_objects_were_left_in() {
+    for (state, with_file) in [
+        (ObjectState::Retiring, true),
+        (ObjectState::Retiring, false),
+        (ObjectState::Healing, true),
+        (ObjectState::Damaged, true),
+        (ObjectState::Damaged, false),
+    ] {
+        let mut kit = Kit::new();
+        let (one, other) = (kit.staged(1, Standing), kit.staged(2, OneTime));
+        kit.stop();
+        let object = kit.ledger.read().unwrap().object(content()).unwrap().unwrap();
+        kit.ledger.write(|txn| txn.put_object(content(), &Object { state, ..object })).unwrap();
+        match (state, with_file) {
+            (ObjectState::Healing, _) => {
+                // Another inode than that of the links.
+                std::fs::remove_file(file(&kit)).unwrap();
+                std::fs::write(file(&kit), CONTENT).unwrap();
+            }
+            (_, false) => std::fs::remove_file(file(&kit)).unwrap(),
+            _ => {}
+        }
+        let label = format!("{state} {with_file}");
+        let (kit, report) = kit.again();
+        let object = kit.ledger.read().unwrap().object(content()).unwrap();
+        match state {
+            ObjectState::Retiring => {
+                assert_eq!((report.retired, report.removed), (1, 2), "{label}");
+                assert!(gone(&kit) && !kit.linked(one, Standing) && !kit.linked(other, OneTime), "{label}");
+                assert_eq!(kit.outcomes(AuditEvent::LeaseEnded).len(), 2, "{label}");
+            }
+            ObjectState::Healing => {
+                assert_eq!((report.healed, report.relinked), (1, 2), "{label}");
+                assert_eq!(object.unwrap().state, ObjectState::Good, "{label}");
+            }
+            _ => {
+                assert_eq!(report.quarantined, usize::from(with_file), "{label}");
+                assert!(object.unwrap().state == ObjectState::Damaged && !file(&kit).exists(), "{label}");
+                assert!(kit.linked(one, Standing) && kit.linked(other, OneTime), "{label}");
+            }
+        }
+        let (_kit, report) = kit.again();
+        let leases = report.leases;
+        assert_eq!(report, crate::reconcile::Report { leases, ..Default::default() }, "{label}: once is enough");
+    }
+}
+
+#[test]
+fn a_grant_from_before_a_withdrawal_is_worth_nothing() {
+    let kit = Kit::new();
+    let withdraw = |kit: &Kit, product: Option<&str>, at| {
+        let product = product.map(|p| p.parse().unwrap());
+        let item = Revocation { seq: 1, customer: "alice".parse().unwrap(), product, version: None, at: Timestamp(at) };
+        kit.ask(Work::Withdraw { items: vec![item], upto: 1 }).unwrap();
+    };
+    let issued = |n: u8, issued| Grant { issued, ..grant(n, Standing) };
+    withdraw(&kit, Some("charts"), NOW);
+    kit.stage(1, &issued(1, NOW)).unwrap();
+    withdraw(&kit, Some("maps"), NOW + 5);
+    for (n, at) in [(2, NOW), (3, NOW + 5)] {
+        assert_eq!(kit.stage(n, &issued(n, at)).unwrap_err().fault, Fault::Denied, "issued at {at}");
+    }
+    kit.stage(4, &issued(4, NOW + 6)).unwrap();
+    let (kit, _) = kit.again();
+    assert_eq!(kit.stage(5, &issued(5, NOW + 5)).unwrap_err().fault, Fault::Denied, "also after a restart");
+    kit.stage(6, &issued(6, NOW + 6)).unwrap();
+}
+
+#[test]
+fn the_last_of_the_space_is_the_ledgers() {
+    let mut kit = Kit::new();
+    let lease = kit.staged(1, OneTime);
+    kit.stop();
+    let rules = crate::engine::Rules { reserve: u64::MAX, ..RULES };
+    let (engine, ended) = Engine::start(kit.ledger.clone(), kit.tree.clone(), kit.clock.clone(), rules).unwrap();
+    let refused = |work| {
+        let refusal = engine.ask_blocking(work).unwrap_err();
+        assert!(refusal.fault == Fault::Unavailable && refusal.why.contains("full"), "{refusal:?}");
+    };
+    refused(Work::Stage { request: [2; 16].into(), grant: grant(2, Standing) });
+    let (access, path) = (crate::engine::Access::Ticket(lease), "/grüße 1.iso".to_owned());
+    refused(Work::Begin(crate::engine::Begin { access, path, offset: 0, tls: false, address: "::1".into() }));
+    // What makes room, and what must not be lost, goes on.
+    engine.ask_blocking(Work::Note(Event::new(NOW, AuditEvent::Admin))).unwrap();
+    engine.ask_blocking(Work::Revoke { lease, by: "operator:eve".into() }).unwrap();
+    engine.ask_blocking(Work::Retire { sha256: content(), force: false, by: "operator:eve".into() }).unwrap();
+    engine.stop();
+    ended.blocking_recv().unwrap().unwrap();
+}
+
+/// Each kind of failure, at each step of a staging and of a removal: a typed refusal, and nothing half done.
+#[test]
+fn what_the_disk_may_answer() {
+    for (op, errno, ends) in [
+        (Op::MakeDir, Errno::ENOSPC, false),
+        (Op::MakeDir, Errno::EDQUOT, false),
+        (Op::MakeDir, Errno::EMLINK, false),
+        (Op::MakeDir, Errno::EROFS, true),
+        (Op::MakeDir, Errno::EIO, true),
+        (Op::Link, Errno::ENOSPC, false),
+        (Op::Link, Errno::EMLINK, false),
+        (Op::Link, Errno::EROFS, true),
+        (Op::Link, Errno::EIO, true),
+        (Op::Sync, Errno::EIO, true),
+        (Op::Sync, Errno::ENOSPC, true),
+        (Op::Unlink, Errno::EROFS, true),
+        (Op::Unlink, Errno::EIO, true),
+    ] {
+        let label = format!("{op:?} {errno}");
+        let mut kit = Kit::new();
+        let before = kit.staged(1, Standing);
+        kit.flush();
+        kit.tree.faults().arm(op, 1, errno);
+        let refused = match op {
+            Op::Unlink => kit.ask(Work::Revoke { lease: before, by: "operator:eve".into() }),
+            _ => kit.stage(2, &Grant { version: "2".parse().unwrap(), ..grant(2, Standing) }),
+        };
+        assert_eq!(refused.unwrap_err().fault, Fault::Unavailable, "{label}");
+        kit.tree.faults().disarm();
+        if ends {
+            let ended = kit.ended().unwrap_err();
+            assert!(
+                matches!(ended, EngineError::Tree(TreeError::Io { .. } | TreeError::ReadOnly | TreeError::Full)),
+                "{label}: {ended}"
+            );
+        } else {
+            assert_eq!(kit.outcomes(AuditEvent::LeaseEnded).len(), 1, "{label}: what was committed is taken back");
+            // The grant was not used up by it.
+            kit.stage(2, &Grant { version: "2".parse().unwrap(), ..grant(2, Standing) }).unwrap();
+        }
+        let (kit, report) = kit.again();
+        assert_eq!((report.broken, report.given_up, report.relinked), (0, 0, 0), "{label}: {report:?}");
+        let leases: Vec<_> = kit.ledger.read().unwrap().leases(0).unwrap().map(Result::unwrap).collect();
+        let expected = if op == Op::Unlink { 0 } else { 2 };
+        assert_eq!(leases.len(), expected, "{label}");
+        for (id, lease) in &leases {
+            assert!(
+                lease.state == State::Active && kit.tree.look(&Place::of(*id, lease)).unwrap().is_some(),
+                "{label}"
+            );
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Staging does not slow down with what is staged: a million leases of one object on XFS, and the start after that.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+use stager::clock::{Clock, System};
+use stager::engine::{Engine, Grace, Handle, Rules, Work};
+use stager::grants::Grant;
+use stager::ingest::Intake;
+use stager::ledger::Ledger;
+use stager::reconcile::{Report, reconcile};
+use stager::tree::Tree;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tobj::{LeaseKind, Reply, Sha256, Timestamp};
+
+const CONTENT: &[u8] = b"what everybody wants";
+const GRACE: Grace = Grace { standing: 0, one_time: 0 };
+const RULES: Rules = Rules { grace: GRACE, reserve: 0, upload_keep: 3600 };
+/// Memory for the pages of the ledger, as by default.
+const CACHE: usize = 64 << 20;
+/// Stagings in flight while many are made.
+const AT_ONCE: u64 = 128;
+/// Stagings, one at a time, whose time is taken at the start and at the end.
+const TIMED: u64 = 300;
+
+fn grant(sha256: Sha256, n: u64, customers: u64) -> Grant {
+    Grant {
+        id: u128::from(n + 1).to_be_bytes().into(),
+        customer: format!("c{}", n % customers).parse().unwrap(),
+        product: "maps".parse().unwrap(),
+        version: "1.0".parse().unwrap(),
+        file: "grüße 1.iso".parse().unwrap(),
+        sha256,
+        size: CONTENT.len() as u64,
+        kind: LeaseKind::OneTime,
+        lease_expires: Timestamp::now().0 + 86_400,
+        issued: Timestamp::now().0,
+        use_by: Timestamp::now().0 + 600,
+    }
+}
+
+async fn stage(engine: &Handle, grant: Grant) {
+    let reply = engine.ask(Work::Stage { request: grant.id, grant }).await;
+    assert!(matches!(reply, Ok(Reply::Staged { .. })), "{reply:?}");
+}
+
+async fn median_of_one_at_a_time(engine: &Handle, sha256: Sha256, from: u64, customers: u64) -> Duration {
+    let mut times = Vec::new();
+    for n in from..from + TIMED {
+        let grant = grant(sha256, n, customers);
+        let begun = Instant::now();
+        stage(engine, grant).await;
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn open(root: &Path) -> (Arc<Tree>, Arc<Ledger>, Report, Duration) {
+    let begun = Instant::now();
+    let tree = Arc::new(Tree::open(root).unwrap());
+    let ledger = Ledger::open(root, &tree.incoming_path(), tree.is_empty().unwrap(), CACHE).unwrap();
+    let opened = begun.elapsed();
+    let report = reconcile(&ledger, &tree, GRACE, Clock::new(Arc::new(System), 0).now()).unwrap();
+    (tree, Arc::new(ledger), report, opened)
+}
+
+/// So many leases of one object; says how long a staging took at the start and at the end.
+async fn fill(root: &Path, customers: u64, each: u64) -> (Duration, Duration) {
+    let (tree, ledger, ..) = open(root);
+    let clock = Clock::new(Arc::new(System), 0);
+    let (engine, ended) = Engine::start(ledger.clone(), tree.clone(), clock, RULES).unwrap();
+    let intake = Intake::new(tree, ledger, engine.clone(), 0);
+    let stored = intake.put(CONTENT.len() as u64, None, "operator:eve", &mut &CONTENT[..]).await;
+    let Ok(Reply::Stored { sha256, .. }) = stored else { panic!("{stored:?}") };
+    drop(intake);
+    let first = median_of_one_at_a_time(&engine, sha256, 0, customers).await;
+    let (begun, last) = (Instant::now(), customers * each - TIMED);
+    let tasks: Vec<_> = (0..AT_ONCE)
+        .map(|task| {
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                for n in (TIMED + task..last).step_by(usize::try_from(AT_ONCE).unwrap()) {
+                    stage(&engine, grant(sha256, n, customers)).await;
+                    if n % 100_000 == 0 {
+                        eprintln!("{n} leases");
+                    }
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let rate = u128::from(last - TIMED) * 1000 / begun.elapsed().as_millis().max(1);
+    eprintln!("{rate} stagings a second with {AT_ONCE} in flight");
+    let end = median_of_one_at_a_time(&engine, sha256, last, customers).await;
+    engine.stop();
+    ended.await.unwrap().unwrap();
+    (first, end)
+}
+
+const CHILD: &str = "STAGER_MILLION_CHILD";
+
+/// Runs as a child of the test below, on the file system that was mounted for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn child() {
+    let Ok(order) = std::env::var(CHILD) else { return };
+    let [customers, each, root] = order.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{order}") };
+    let (customers, each, root) = (customers.parse().unwrap(), each.parse().unwrap(), PathBuf::from(root));
+    let (first, end) = fill(&root, customers, each).await;
+    eprintln!("a staging took {first:?} at the start, {end:?} at the end (median)");
+    assert!(end <= first.mul_f64(1.5), "a staging took {first:?} at the start and {end:?} at the end");
+    let (_tree, _ledger, report, opened) = open(&root);
+    eprintln!("opened in {opened:?}; {report} (goal for 1,000,000: 30 s)");
+    assert_eq!((report.leases as u64, report.finished, report.relinked), (customers * each, 0, 0), "{report:?}");
+}
+
+/// Makes the file system, mounts it where nobody else sees it, and runs the child there.
+#[test]
+#[ignore = "long: 1,000,000 leases on XFS, ten minutes; needs root, xfsprogs and a loop device"]
+fn staging_and_start_up_with_a_million_leases() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let script = "truncate -s 24G \"$1/disk\" && mkfs.xfs -q \"$1/disk\" && mkdir \"$1/srv\" && \
+                  mount -o loop \"$1/disk\" \"$1/srv\" && exec \"$2\" --exact child --nocapture";
+    let status = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(dir.path())
+        .arg(std::env::current_exe().unwrap())
+        .env(CHILD, format!("10000 100 {}", dir.path().join("srv").display()))
+        .status()
+        .expect("unshare (util-linux) is there");
+    assert!(status.success(), "the child failed; root, mkfs.xfs and a loop device are needed");
+}
+
+/// The same in small, on whatever file system is there: the ratio is that of the long one, a thousandth of the leases.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_leases_of_one_object() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path(), 10, 100).await;
+    let (_tree, _ledger, report, _) = open(dir.path());
+    assert_eq!(report, Report { leases: 1000, milliseconds: report.milliseconds, ..Report::default() });
+}
