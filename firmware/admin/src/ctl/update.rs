@@ -137,9 +137,14 @@ async fn restarted(
     }
     let wanted = ordered.next().cloned().ok_or_else(|| CtlError::Mismatch(machine.clone()))?;
     let before = ordered.running;
-    reboot(operator, &machine).await?;
+    let mut gone = match reboot(operator, &machine).await {
+        Ok(()) => false,
+        // It may have been faster to go than to answer.
+        Err(CtlError::Failed { .. }) => true,
+        Err(refused) => return Err(refused),
+    };
     eprintln!("{machine} starts anew; waiting until {wanted} has proven itself");
-    let (begin, mut gone) = (Instant::now(), false);
+    let begin = Instant::now();
     loop {
         tokio::time::sleep(LOOK).await;
         match ask(operator, &machine, Request::UpdateStatus {}).await {
