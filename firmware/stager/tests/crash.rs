@@ -455,7 +455,8 @@ async fn kill_rounds(rounds: u64, seed: u64) {
             (0..WORKERS).map(|n| tokio::spawn(load(site.clone(), n, round, told.clone(), acks.clone()))).collect();
         let far = tokio::time::timeout(PATIENCE, reached.wait_for(|n| *n >= target)).await;
         if far.is_err() {
-            let status = daemon::ipc::Client::new(&site.config.socket).call("operator:eve", tobj::Request::Status {});
+            let client = daemon::ipc::Client::new(&site.config.socket);
+            let status = client.call("operator:eve", tobj::Request::Status {});
             panic!("the work does not go on: {:?}", tokio::time::timeout(PATIENCE, status).await);
         }
         daemon.kill().await.unwrap();

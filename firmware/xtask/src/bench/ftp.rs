@@ -148,7 +148,7 @@ fn rows(targets: &[Target], names: &[(String, Unit)], values: &[Vec<Vec<f64>>]) 
             rows.push(Row {
                 name: name.clone(),
                 value: medians[0],
-                unit: unit.name(),
+                unit: unit.name().to_owned(),
                 peer: target.name.to_owned(),
                 peer_value: *peer_value,
                 ratio: medians[0] / peer_value,
