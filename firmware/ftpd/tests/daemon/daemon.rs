@@ -58,6 +58,7 @@ pub(crate) fn start_in(dir: tempfile::TempDir, more: &str) -> Daemon {
         .arg(&config)
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())
+        .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .expect("setpriv and unshare are part of util-linux");
