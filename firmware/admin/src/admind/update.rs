@@ -36,8 +36,11 @@ fn invalid(refusal: Refusal) -> Refused {
     Refused(Fault::Invalid, refusal.to_string())
 }
 
-fn record() -> Result<Record, Refused> {
-    Record::load(Path::new(RECORD)).map_err(unavailable)
+/// What is remembered, as far as the entries tell: the health gate may not have noted it yet.
+fn record(slots: &Slots) -> Result<Record, Refused> {
+    let mut record = Record::load(Path::new(RECORD)).map_err(unavailable)?;
+    record.settle(slots);
+    Ok(record)
 }
 
 /// Puts an update beside what runs.
@@ -51,8 +54,8 @@ pub(super) async fn push(
     let mut body = BufReader::new(literal);
     let manifest = package::open(&mut body, &keys).await.map_err(|e| not_installed(e.into()))?;
     let mounted = Mounted::new().map_err(refused)?;
-    let mut record = record()?;
     let slots = mounted.slots(role).map_err(refused)?;
+    let mut record = record(&slots)?;
     let plan = slots.update(manifest.role, manifest.version, &record.failed, insist).map_err(invalid)?;
     tracing::warn!(from, version = %manifest.version, running = %slots.running, "an update is put in");
     record.begin(manifest.version);
@@ -97,10 +100,7 @@ pub(super) async fn confirm(role: Role, from: &str) -> Answer {
         mounted.esp().apply(&plan, None::<(_, &mut tokio::io::Empty)>).await.map_err(not_installed)?;
     }
     let slots = mounted.slots(role).map_err(refused)?;
-    let mut record = record()?;
-    if record.settle(&slots) {
-        record.save(Path::new(RECORD)).map_err(unavailable)?;
-    }
+    record(&slots)?.save(Path::new(RECORD)).map_err(unavailable)?;
     status(&slots)
 }
 
@@ -114,7 +114,7 @@ pub(super) fn reboot(from: &str) -> Answer {
 }
 
 fn status(slots: &Slots) -> Answer {
-    let record = record()?;
+    let record = record(slots)?;
     let next = slots.next().map(|e| e.version);
     let text = |version: &dyn ToString| Name::new(&version.to_string()).map_err(unavailable);
     let mut entries = Vec::new();
