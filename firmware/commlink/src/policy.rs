@@ -174,12 +174,19 @@ pub fn takes_literal(request: RequestTag) -> bool {
 
 /// Whether this request is about the machine, not about what its role does: admind answers it.
 pub fn for_admind(request: RequestTag) -> bool {
-    match request {
-        Tag::StorageStatus | Tag::StorageCreate => true,
-        Tag::StorageAdd | Tag::StorageReplace | Tag::StorageScrub => true,
-        Tag::UpdatePush | Tag::UpdateStatus | Tag::UpdateConfirm | Tag::UpdateRollback | Tag::Reboot => true,
-        _ => false,
-    }
+    matches!(
+        request,
+        Tag::StorageStatus
+            | Tag::StorageCreate
+            | Tag::StorageAdd
+            | Tag::StorageReplace
+            | Tag::StorageScrub
+            | Tag::UpdatePush
+            | Tag::UpdateStatus
+            | Tag::UpdateConfirm
+            | Tag::UpdateRollback
+            | Tag::Reboot
+    )
 }
 
 /// Whether this request is answered only once something happens: a shutdown need not wait for that.
