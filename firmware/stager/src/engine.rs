@@ -379,8 +379,7 @@ impl Engine {
                 (lease, Mark::Unlinked, Ok(()))
             }
             Step::Relink { place, sha256 } => {
-                self.tree.unlink(&place, batch)?;
-                self.tree.link(&place, sha256, false, batch)?;
+                self.tree.relink(&place, sha256, batch)?;
                 return Ok(Ok(()));
             }
             Step::Quarantine { sha256 } => return Ok(Ok(self.tree.quarantine(sha256, batch)?)),

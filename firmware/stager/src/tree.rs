@@ -7,7 +7,7 @@
 use crate::killpoint::{Point, hit};
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, linkat, unlinkat};
 use std::collections::{BTreeMap, BTreeSet};
@@ -182,6 +182,18 @@ impl Tree {
     /// # Errors
     /// [`TreeError`]; directories that were made stay.
     pub fn link(&self, place: &Place, sha256: Sha256, thorough: bool, batch: &mut Batch) -> Result<()> {
+        self.link_at(place, sha256, thorough, false, batch)
+    }
+
+    /// The same in place of a link to another file, at no moment without either.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn relink(&self, place: &Place, sha256: Sha256, batch: &mut Batch) -> Result<()> {
+        self.link_at(place, sha256, false, true, batch)
+    }
+
+    fn link_at(&self, place: &Place, sha256: Sha256, thorough: bool, replace: bool, batch: &mut Batch) -> Result<()> {
         let (dirs, file) = place.parts();
         let mut path = String::new();
         let mut dir = dup(&self.root, "")?;
@@ -209,7 +221,10 @@ impl Tree {
                 let there = stat(dir.as_fd(), file).map_err(|e| TreeError::new("look at", &path, e))?;
                 let object = self.object(sha256)?.ok_or(TreeError::NoObject)?;
                 if (there.inode, there.device) != (object.inode, object.device) {
-                    return Err(TreeError::Occupied);
+                    if !replace {
+                        return Err(TreeError::Occupied);
+                    }
+                    self.replace(&source, &dir, file).map_err(|e| TreeError::new("replace in", &path, e))?;
                 }
             }
             Err(error) => return Err(TreeError::new("link into", &path, error)),
@@ -217,6 +232,17 @@ impl Tree {
         hit(Point::AfterLink);
         batch.changed(path, dir);
         Ok(())
+    }
+
+    /// Gives an object a name that another file has. One that was left half way is removed by the next start.
+    fn replace(&self, source: &str, dir: &OwnedFd, file: &str) -> nix::Result<()> {
+        const ON_ITS_WAY: &str = "relink";
+        match unlinkat(&self.incoming, ON_ITS_WAY, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+        linkat(&self.storeroom, source, &self.incoming, ON_ITS_WAY, AtFlags::empty())?;
+        renameat(&self.incoming, ON_ITS_WAY, dir, file)
     }
 
     fn make(&self, parent: BorrowedFd<'_>, name: &str) -> nix::Result<(OwnedFd, bool)> {

@@ -21,9 +21,6 @@ const RULES: Rules = Rules { grace: GRACE, reserve: 0, upload_keep: 3600 };
 const CACHE: usize = 64 << 20;
 /// Stagings in flight while many are made.
 const AT_ONCE: u64 = 128;
-/// Stagings, one at a time, whose time is taken at the start and at the end.
-const TIMED: u64 = 300;
-
 fn grant(sha256: Sha256, n: u64, customers: u64) -> Grant {
     Grant {
         id: u128::from(n + 1).to_be_bytes().into(),
@@ -45,9 +42,14 @@ async fn stage(engine: &Handle, grant: Grant) {
     assert!(matches!(reply, Ok(Reply::Staged { .. })), "{reply:?}");
 }
 
-async fn median_of_one_at_a_time(engine: &Handle, sha256: Sha256, from: u64, customers: u64) -> Duration {
+async fn median_of_one_at_a_time(
+    engine: &Handle,
+    sha256: Sha256,
+    numbers: std::ops::Range<u64>,
+    customers: u64,
+) -> Duration {
     let mut times = Vec::new();
-    for n in from..from + TIMED {
+    for n in numbers {
         let grant = grant(sha256, n, customers);
         let begun = Instant::now();
         stage(engine, grant).await;
@@ -66,8 +68,8 @@ fn open(root: &Path) -> (Arc<Tree>, Arc<Ledger>, Report, Duration) {
     (tree, Arc::new(ledger), report, opened)
 }
 
-/// So many leases of one object; says how long a staging took at the start and at the end.
-async fn fill(root: &Path, customers: u64, each: u64) -> (Duration, Duration) {
+/// So many leases of one object; says how long a staging took at the start and at the end, by the first and the last `timed`.
+async fn fill(root: &Path, customers: u64, each: u64, timed: u64) -> (Duration, Duration) {
     let (tree, ledger, ..) = open(root);
     let clock = Clock::new(Arc::new(System), 0);
     let (engine, ended) = Engine::start(ledger.clone(), tree.clone(), clock, RULES).unwrap();
@@ -75,13 +77,13 @@ async fn fill(root: &Path, customers: u64, each: u64) -> (Duration, Duration) {
     let stored = intake.put(CONTENT.len() as u64, None, "operator:eve", &mut &CONTENT[..]).await;
     let Ok(Reply::Stored { sha256, .. }) = stored else { panic!("{stored:?}") };
     drop(intake);
-    let first = median_of_one_at_a_time(&engine, sha256, 0, customers).await;
-    let (begun, last) = (Instant::now(), customers * each - TIMED);
+    let first = median_of_one_at_a_time(&engine, sha256, 0..timed, customers).await;
+    let (begun, last) = (Instant::now(), customers * each - timed);
     let tasks: Vec<_> = (0..AT_ONCE)
         .map(|task| {
             let engine = engine.clone();
             tokio::spawn(async move {
-                for n in (TIMED + task..last).step_by(usize::try_from(AT_ONCE).unwrap()) {
+                for n in (timed + task..last).step_by(usize::try_from(AT_ONCE).unwrap()) {
                     stage(&engine, grant(sha256, n, customers)).await;
                     if n % 100_000 == 0 {
                         eprintln!("{n} leases");
@@ -93,9 +95,9 @@ async fn fill(root: &Path, customers: u64, each: u64) -> (Duration, Duration) {
     for task in tasks {
         task.await.unwrap();
     }
-    let rate = u128::from(last - TIMED) * 1000 / begun.elapsed().as_millis().max(1);
+    let rate = u128::from(last - timed) * 1000 / begun.elapsed().as_millis().max(1);
     eprintln!("{rate} stagings a second with {AT_ONCE} in flight");
-    let end = median_of_one_at_a_time(&engine, sha256, last, customers).await;
+    let end = median_of_one_at_a_time(&engine, sha256, last..last + timed, customers).await;
     engine.stop();
     ended.await.unwrap().unwrap();
     (first, end)
@@ -109,7 +111,7 @@ async fn child() {
     let Ok(order) = std::env::var(CHILD) else { return };
     let [customers, each, root] = order.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{order}") };
     let (customers, each, root) = (customers.parse().unwrap(), each.parse().unwrap(), PathBuf::from(root));
-    let (first, end) = fill(&root, customers, each).await;
+    let (first, end) = fill(&root, customers, each, 300).await;
     eprintln!("a staging took {first:?} at the start, {end:?} at the end (median)");
     assert!(end <= first.mul_f64(1.5), "a staging took {first:?} at the start and {end:?} at the end");
     let (_tree, _ledger, report, opened) = open(&root);
@@ -138,7 +140,7 @@ fn staging_and_start_up_with_a_million_leases() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_leases_of_one_object() {
     let dir = tempfile::tempdir().unwrap();
-    fill(dir.path(), 10, 100).await;
+    fill(dir.path(), 10, 100, 20).await;
     let (_tree, _ledger, report, _) = open(dir.path());
     assert_eq!(report, Report { leases: 1000, milliseconds: report.milliseconds, ..Report::default() });
 }

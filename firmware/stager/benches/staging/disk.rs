@@ -100,8 +100,11 @@ pub(crate) struct Bare {
     dir: PathBuf,
     object: PathBuf,
     next: u64,
-    tasks: Sender<(PathBuf, Sender<()>)>,
+    tasks: Sender<Task>,
 }
+
+/// A directory to be synced, and who is told.
+type Task = (PathBuf, Sender<()>);
 
 /// As many as stagerd has for it.
 const THREADS: usize = 16;
@@ -111,8 +114,8 @@ impl Bare {
         let (dir, object) = (parent.join("bare"), parent.join("object"));
         std::fs::create_dir(&dir).unwrap();
         std::fs::write(&object, [7; 1024]).unwrap();
-        let (tasks, queue) = channel::<(PathBuf, Sender<()>)>();
-        let queue: Arc<Mutex<Receiver<(PathBuf, Sender<()>)>>> = Arc::new(Mutex::new(queue));
+        let (tasks, queue) = channel::<Task>();
+        let queue: Arc<Mutex<Receiver<Task>>> = Arc::new(Mutex::new(queue));
         for _ in 0..THREADS {
             let queue = queue.clone();
             std::thread::spawn(move || {
