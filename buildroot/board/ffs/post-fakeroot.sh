@@ -18,7 +18,9 @@ fail() {
 	exit 1
 }
 
-# Without comments, and without what only images with a shell have.
+# Libraries all stay; what only images with a shell have does not.
+grep -vE '^(#|$|(debug|dir|file|lib|link|node) )' "$image/whitelist" \
+	> "$work/unknown" && fail "image/whitelist has lines of another kind" "$work/unknown"
 grep -E '^(dir|file|link|node) ' "$image/whitelist" > "$work/whitelist"
 grep '^/' "$BR2_EXTERNAL_FFS_PATH/board/ffs/absent" | sort > "$work/absent"
 
