@@ -58,7 +58,7 @@ pub(crate) fn messages() -> impl Iterator<Item = (&'static str, Message)> {
     let requests = RequestTag::ALL.iter().map(|tag| (tag.as_str(), Body::Request(tag.sample())));
     let replies = ReplyTag::ALL.iter().map(|tag| (tag.as_str(), Body::Reply(tag.sample())));
     requests.chain(replies).map(move |(tag, body)| {
-        let literal = ["OBJECT-PUT", "UPDATE-PUSH"].contains(&tag).then_some(1 << 40);
+        let literal = ["OBJECT-PUT", "OBJECT-APPEND", "UPDATE-PUSH"].contains(&tag).then_some(1 << 40);
         (tag, Message { id, literal, body })
     })
 }

@@ -4,7 +4,7 @@
 mod tests {
     use crate::records::RECORDS;
     use crate::sample::{Described, messages};
-    use crate::{AuditEvent, BagKind, Fault, LeaseKind, LeaseState, ReplyTag, RequestTag};
+    use crate::{AuditEvent, BagKind, Fault, LeaseKind, LeaseState, ObjectState, ReplyTag, RequestTag};
     use std::fmt::Write;
     use std::path::Path;
 
@@ -80,6 +80,7 @@ mod tests {
             ("Fault", Fault::ALL.iter().map(|w| w.as_str()).collect()),
             ("LeaseKind", LeaseKind::ALL.iter().map(|w| w.as_str()).collect()),
             ("LeaseState", LeaseState::ALL.iter().map(|w| w.as_str()).collect()),
+            ("ObjectState", ObjectState::ALL.iter().map(|w| w.as_str()).collect()),
             ("AuditEvent", AuditEvent::ALL.iter().map(|w| w.as_str()).collect()),
             ("BagKind", BagKind::ALL.iter().map(|w| w.as_str()).collect()),
         ] {
