@@ -155,7 +155,8 @@ impl StorageBackend<DefaultUser> for Depot {
         W: AsyncWrite + Unpin + Sync + Send,
         P: AsRef<Path> + Send + Debug,
     {
-        let (file, to) = self.look(path.as_ref(), listing::file).await?;
+        // A file system may make open(2) itself wait, even of a name that it knows.
+        let (file, to) = self.ask_the_disk(path.as_ref(), |path| listing::file(ROOT, path)).await?;
         let from = self.0.offset.load(Relaxed);
         if from > to {
             return self.explained(Err(Missing::gone("The offset lies beyond the end")));

@@ -157,8 +157,8 @@ pub(super) fn metadata(root: BorrowedFd<'_>, path: &Path, wait: Wait) -> Result<
 }
 
 /// A plain file for reading. A fifo in its place would not block.
-pub(super) fn file(root: BorrowedFd<'_>, path: &Path, wait: Wait) -> Result<(File, u64), Missing> {
-    let file = open(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, wait)?;
+pub(super) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<(File, u64), Missing> {
+    let file = open(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, Wait::Allowed)?;
     let meta = Meta::from(fstat(&file)?);
     if !meta.is_file() {
         return Err(Missing::gone("Not a plain file"));
@@ -283,7 +283,7 @@ mod tests {
         let tree = Tree::new();
         assert_eq!(tree.names("/", MAX_ENTRIES).unwrap(), ["b", "d", "Ü c"]);
         assert_eq!(tree.names("/d", MAX_ENTRIES).unwrap(), ["e"]);
-        let (file, size) = file(tree.root.as_fd(), Path::new("/Ü c"), Wait::Allowed).unwrap();
+        let (file, size) = file(tree.root.as_fd(), Path::new("/Ü c")).unwrap();
         assert_eq!((size, file.metadata().unwrap().len()), (4, 4));
     }
 
@@ -297,14 +297,10 @@ mod tests {
             assert_eq!(metadata(tree.root.as_fd(), Path::new(path), Wait::Allowed).unwrap_err(), absent, "{path}");
         }
         for path in ["/out", "/up", "/in", "/none"] {
-            assert_eq!(file(tree.root.as_fd(), Path::new(path), Wait::Allowed).unwrap_err(), absent, "{path}");
+            assert_eq!(file(tree.root.as_fd(), Path::new(path)).unwrap_err(), absent, "{path}");
         }
         for path in ["/d", "/fifo", "/"] {
-            assert_eq!(
-                file(tree.root.as_fd(), Path::new(path), Wait::Allowed).unwrap_err().why,
-                "Not a plain file",
-                "{path}"
-            );
+            assert_eq!(file(tree.root.as_fd(), Path::new(path)).unwrap_err().why, "Not a plain file", "{path}");
         }
         let all = File::open("/").unwrap();
         let other = Path::new("/proc/version");
