@@ -1,12 +1,13 @@
 //! libunftp's storage: read-only, in the account that has become the root of this process. Files and listings are handed to the
 //! gate; libunftp's own data connection, which any local process could reach, carries not a byte.
 
-use super::listing::{self, Entry, Meta, Missing, ROOT, write_facts};
+use super::listing::{self, ASK_THE_DISK, Entry, Meta, Missing, ROOT, Wait, write_facts};
 use super::shared::{Body, Shared, Verdict, Work};
 use crate::confine::confine;
 use async_trait::async_trait;
 use std::fmt::{Debug, Write};
 use std::io::{self, Cursor, ErrorKind};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,6 +23,9 @@ pub(super) struct Depot(pub(super) Arc<Shared>);
 /// What is asked of it. The gate lets none of these through; should one come, the answer is no.
 const READ_ONLY: Missing = Missing { kind: storage::ErrorKind::CommandNotImplemented, why: "Read-only" };
 
+/// A question about a name, which may or may not wait.
+type Question<T> = fn(BorrowedFd<'_>, &Path, Wait) -> std::result::Result<T, Missing>;
+
 /// The disk does not answer, or cannot be asked.
 const SILENT: Missing =
     Missing { kind: storage::ErrorKind::LocalError, why: "The disk does not answer, try again later" };
@@ -35,8 +39,16 @@ impl Depot {
         })
     }
 
-    /// Asks the disk about a name.
-    async fn look<T: Send + 'static>(
+    /// Asks about a name: the kernel's memory, where most answers are, and only then the disk.
+    async fn look<T: Send + 'static>(&self, path: &Path, question: Question<T>) -> Result<T> {
+        match question(ROOT, path, Wait::Never) {
+            Err(ASK_THE_DISK) => self.ask_the_disk(path, move |path| question(ROOT, path, Wait::Allowed)).await,
+            answer => self.explained(answer),
+        }
+    }
+
+    /// Asks the disk.
+    async fn ask_the_disk<T: Send + 'static>(
         &self,
         path: &Path,
         question: impl FnOnce(&Path) -> std::result::Result<T, Missing> + Send + 'static,
@@ -57,7 +69,7 @@ impl Depot {
     }
 
     async fn list_as(&self, path: &Path, line: fn(&mut Vec<u8>, &Entry)) -> Result<()> {
-        let bytes = self.look(path, move |path| listing::lines(ROOT, path, line)).await?;
+        let bytes = self.ask_the_disk(path, move |path| listing::lines(ROOT, path, line)).await?;
         Ok(self.hand_over(Body::Bytes(bytes)).await?)
     }
 }
@@ -103,7 +115,7 @@ impl StorageBackend<DefaultUser> for Depot {
     }
 
     async fn metadata<P: AsRef<Path> + Send + Debug>(&self, _: &DefaultUser, path: P) -> Result<Meta> {
-        let meta = self.look(path.as_ref(), |path| listing::metadata(ROOT, path)).await?;
+        let meta = self.look(path.as_ref(), listing::metadata).await?;
         if self.0.size.load(Relaxed) && !meta.is_file() {
             return self.explained(Err(Missing::gone("Not a plain file")));
         }
@@ -112,7 +124,7 @@ impl StorageBackend<DefaultUser> for Depot {
 
     async fn list<P: AsRef<Path> + Send + Debug>(&self, _: &DefaultUser, path: P) -> Result<Vec<Entry>> {
         // MLSD is of a directory (RFC 3659 section 7.2); libunftp's other listings do not come here.
-        if !self.look(path.as_ref(), |path| listing::metadata(ROOT, path)).await?.is_dir() {
+        if !self.look(path.as_ref(), listing::metadata).await?.is_dir() {
             return self.explained(Err(Missing::gone("Not a directory")));
         }
         self.list_as(path.as_ref(), write_facts).await?;
@@ -131,7 +143,7 @@ impl StorageBackend<DefaultUser> for Depot {
 
     /// STAT of a name: over the control connection, so it goes through libunftp.
     async fn list_vec<P: AsRef<Path> + Send + Debug>(&self, _: &DefaultUser, path: P) -> Result<Vec<String>> {
-        let bytes = self.look(path.as_ref(), |path| listing::lines(ROOT, path, status_line)).await?;
+        let bytes = self.ask_the_disk(path.as_ref(), |path| listing::lines(ROOT, path, status_line)).await?;
         let text = String::from_utf8_lossy(&bytes);
         let lines = text.lines().map(str::to_owned);
         Ok(std::iter::once("Status:".to_owned()).chain(lines).chain(["End".to_owned()]).collect())
@@ -143,7 +155,8 @@ impl StorageBackend<DefaultUser> for Depot {
         W: AsyncWrite + Unpin + Sync + Send,
         P: AsRef<Path> + Send + Debug,
     {
-        let (file, to) = self.look(path.as_ref(), |path| listing::file(ROOT, path)).await?;
+        // A file system may make open(2) itself wait, even of a name that it knows.
+        let (file, to) = self.ask_the_disk(path.as_ref(), |path| listing::file(ROOT, path)).await?;
         let from = self.0.offset.load(Relaxed);
         if from > to {
             return self.explained(Err(Missing::gone("The offset lies beyond the end")));
@@ -188,7 +201,7 @@ impl StorageBackend<DefaultUser> for Depot {
     }
 
     async fn cwd<P: AsRef<Path> + Send + Debug>(&self, _: &DefaultUser, path: P) -> Result<()> {
-        if self.look(path.as_ref(), |path| listing::metadata(ROOT, path)).await?.is_dir() {
+        if self.look(path.as_ref(), listing::metadata).await?.is_dir() {
             return Ok(());
         }
         self.explained(Err(Missing::gone("Not a directory")))

@@ -1,7 +1,7 @@
 //! What may have to wait for the disk, on a thread of its own: a disk that hangs holds up who waits for it, and not the session,
 //! which goes on answering ABOR and QUIT and keeps its deadlines.
 //!
-//! The thread starts with the first question, after the session was confined, so that it has what the session has: nothing. A
+//! Names that the kernel has in memory are not asked here. The thread starts with the first question, after the session was confined, so that it has what the session has: nothing. A
 //! session that only waits has none.
 
 use crate::confine::ConfineError;

@@ -101,6 +101,7 @@ impl From<Errno> for Missing {
             Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG => Self::gone("No such file or directory"),
             // Links are not followed, so they are nothing here.
             Errno::ELOOP | Errno::EXDEV => Self::gone("No such file or directory"),
+            Errno::EAGAIN => ASK_THE_DISK,
             Errno::EACCES | Errno::EPERM => Self { kind: ErrorKind::PermissionDenied, why: "Not allowed" },
             errno => {
                 tracing::error!(error = %errno, "the account cannot be read");
@@ -119,26 +120,45 @@ impl From<Missing> for Error {
 /// Where absolute paths begin: the working directory, which is the root (see [`crate::confine`]).
 pub(super) const ROOT: BorrowedFd<'static> = nix::fcntl::AT_FDCWD;
 
+/// Whether a question may wait for the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// It is answered from what the kernel has in memory, or by [`ASK_THE_DISK`].
+    Never,
+    /// It is answered.
+    Allowed,
+}
+
+/// RESOLVE_CACHED of openat2(2), since Linux 5.12.
+const RESOLVE_CACHED: u64 = 0x20;
+
+/// The kernel does not have it in memory.
+pub(super) const ASK_THE_DISK: Missing = Missing { kind: ErrorKind::LocalError, why: "Not in memory" };
+
 /// Opens what is meant by the absolute path. No link, no other file system and nothing above is reached.
-fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
+fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlag, wait: Wait) -> Result<OwnedFd, Errno> {
     let below = path.strip_prefix("/").unwrap_or(path);
     let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
     let resolve = ResolveFlag::RESOLVE_BENEATH
         | ResolveFlag::RESOLVE_NO_SYMLINKS
         | ResolveFlag::RESOLVE_NO_MAGICLINKS
         | ResolveFlag::RESOLVE_NO_XDEV;
+    let resolve = match wait {
+        Wait::Never => resolve | ResolveFlag::from_bits_retain(RESOLVE_CACHED),
+        Wait::Allowed => resolve,
+    };
     openat2(root, below, OpenHow::new().flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW).resolve(resolve))
 }
 
 /// What is there under this path.
-pub(super) fn metadata(root: BorrowedFd<'_>, path: &Path) -> Result<Meta, Missing> {
-    let meta = Meta::from(fstat(open(root, path, OFlag::O_PATH)?)?);
+pub(super) fn metadata(root: BorrowedFd<'_>, path: &Path, wait: Wait) -> Result<Meta, Missing> {
+    let meta = Meta::from(fstat(open(root, path, OFlag::O_PATH, wait)?)?);
     if meta.is_dir() || meta.is_file() { Ok(meta) } else { Err(Missing::gone("No such file or directory")) }
 }
 
 /// A plain file for reading. A fifo in its place would not block.
 pub(super) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<(File, u64), Missing> {
-    let file = open(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?;
+    let file = open(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, Wait::Allowed)?;
     let meta = Meta::from(fstat(&file)?);
     if !meta.is_file() {
         return Err(Missing::gone("Not a plain file"));
@@ -148,7 +168,7 @@ pub(super) fn file(root: BorrowedFd<'_>, path: &Path) -> Result<(File, u64), Mis
 
 /// What a name stands for in a listing: the file itself, or each entry of a directory, by name.
 pub(super) fn entries(root: BorrowedFd<'_>, path: &Path) -> Result<Vec<Entry>, Missing> {
-    let meta = metadata(root, path)?;
+    let meta = metadata(root, path, Wait::Allowed)?;
     if !meta.is_dir() {
         return Ok(vec![Fileinfo { path: path.into(), metadata: meta }]);
     }
@@ -178,7 +198,7 @@ fn write_lines(entries: &[Entry], line: impl Fn(&mut Vec<u8>, &Entry), most: usi
 const TOO_MANY: Missing = Missing { kind: ErrorKind::InsufficientStorageSpaceError, why: "Too many entries to list" };
 
 fn directory(root: BorrowedFd<'_>, path: &Path, most: usize) -> Result<Vec<Entry>, Missing> {
-    let mut directory = Dir::from_fd(open(root, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)?;
+    let mut directory = Dir::from_fd(open(root, path, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Wait::Allowed)?)?;
     let mut names = Vec::new();
     for entry in directory.iter() {
         let Ok(name) = entry?.file_name().to_owned().into_string() else { continue };
@@ -274,7 +294,7 @@ mod tests {
         for path in
             ["/out", "/up", "/in", "/dirlink/e", "/..", "/../etc/passwd", "/d/../../x", "/none", "/b/x", "/fifo"]
         {
-            assert_eq!(metadata(tree.root.as_fd(), Path::new(path)).unwrap_err(), absent, "{path}");
+            assert_eq!(metadata(tree.root.as_fd(), Path::new(path), Wait::Allowed).unwrap_err(), absent, "{path}");
         }
         for path in ["/out", "/up", "/in", "/none"] {
             assert_eq!(file(tree.root.as_fd(), Path::new(path)).unwrap_err(), absent, "{path}");
@@ -285,7 +305,17 @@ mod tests {
         let all = File::open("/").unwrap();
         let other = Path::new("/proc/version");
         assert!(std::fs::metadata(other).is_ok());
-        assert_eq!(metadata(all.as_fd(), other).unwrap_err(), absent, "another file system");
+        assert_eq!(metadata(all.as_fd(), other, Wait::Allowed).unwrap_err(), absent, "another file system");
+    }
+
+    #[test]
+    fn what_is_in_memory_needs_no_disk() {
+        let tree = Tree::new();
+        let path = Path::new("/d");
+        assert!(metadata(tree.root.as_fd(), path, Wait::Allowed).unwrap().is_dir());
+        assert!(metadata(tree.root.as_fd(), path, Wait::Never).unwrap().is_dir(), "it was looked up a moment ago");
+        let absent = metadata(tree.root.as_fd(), Path::new("/nobody/asked/before"), Wait::Never).unwrap_err();
+        assert!([ASK_THE_DISK, Missing::gone("No such file or directory")].contains(&absent), "{absent:?}");
     }
 
     #[test]

@@ -78,10 +78,12 @@ impl Drop for Cut {
 /// Ends a connection with RST at once, also while another thread uses it: connect(2) to no address at all.
 #[allow(unsafe_code, reason = "no crate has a connect(2) to AF_UNSPEC")]
 fn disconnect(socket: &TcpStream) {
-    let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
-    let length = std::mem::size_of_val(&nowhere) as libc::socklen_t;
+    const AF_UNSPEC: libc::sa_family_t = 0;
+    const LENGTH: libc::socklen_t = 16;
+    const _: () = assert!(size_of::<libc::sockaddr>() == 16 && libc::AF_UNSPEC == 0);
+    let nowhere = libc::sockaddr { sa_family: AF_UNSPEC, sa_data: [0; 14] };
     // SAFETY: the descriptor is open as long as `socket` is borrowed, and `nowhere` is a whole sockaddr of that length.
-    let failed = unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, length) } != 0;
+    let failed = unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, LENGTH) } != 0;
     if failed {
         // It is not connected any more then; a shutdown wakes who still waits for it.
         let _ = socket.shutdown(Shutdown::Both);

@@ -55,8 +55,9 @@ fn serve(mut device: File) {
             2 | 36 | 42 => continue,
             // GETATTR
             3 => Ok([&[0; 16][..], &attributes(node)].concat()),
-            // OPEN and OPENDIR: a handle, no flags
-            14 | 27 => Ok(vec![0; 16]),
+            // OPEN and OPENDIR: a handle, and the flag that pages stay in the cache: an open(2) that throws them away would wait
+            // for the one that is being read
+            14 | 27 => Ok([0, 2_u64].map(u64::to_le_bytes).concat()),
             // READ
             15 => {
                 let (offset, size) = (number(48), u64::from(word(56)));
