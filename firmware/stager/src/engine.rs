@@ -41,6 +41,8 @@ pub use work::{Answer, Grace, Refusal, Rules, Work};
 
 /// Longest time that a record which nobody waits for rides without a commit.
 pub const RIDE: Duration = Duration::from_millis(200);
+/// Longest time that a batch waits for others to join it, when the one before had at least twice as many.
+const GATHER: Duration = Duration::from_millis(2);
 /// Most requests in one batch; more wait for the next. Each may need four open directories.
 pub const MAX_BATCH: usize = 128;
 
@@ -204,6 +206,8 @@ pub struct Engine {
     held: Vec<(Option<oneshot::Sender<Answer>>, Answer)>,
     /// Since when something waits for a commit that nobody asked for.
     waiting: Option<Instant>,
+    /// How many requests the last batch had, and how long it took.
+    last: (usize, Duration),
 }
 
 impl Engine {
@@ -235,6 +239,7 @@ impl Engine {
             discarded: Vec::new(),
             held: Vec::new(),
             waiting: None,
+            last: (0, Duration::ZERO),
         };
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new()
@@ -259,7 +264,7 @@ impl Engine {
                     Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
                 },
             };
-            let (mut jobs, mut stop) = (Vec::new(), false);
+            let (mut jobs, mut stop, mut until) = (Vec::new(), false, None);
             let mut next = first;
             while let Some(message) = next {
                 match message {
@@ -271,10 +276,16 @@ impl Engine {
                     Message::Stop => stop = true,
                 }
                 let full = jobs.len() >= MAX_BATCH || self.riders.len() >= MAX_RIDERS;
-                next = if stop || full { None } else { self.queue.try_recv().ok() };
+                next = if stop || full {
+                    None
+                } else {
+                    self.queue.try_recv().ok().or_else(|| self.gather(&jobs, &mut until))
+                };
             }
             if !jobs.is_empty() || self.is_urgent() || self.waiting.is_some_and(|since| since.elapsed() >= RIDE) {
+                let (begun, count) = (Instant::now(), jobs.len());
                 self.round(jobs)?;
+                self.last = (count, begun.elapsed());
             }
             if stop {
                 // What is to be done soon is found again by the next start. What waits and the marks of it are committed.
@@ -286,6 +297,17 @@ impl Engine {
                 return Ok(());
             }
         }
+    }
+
+    /// Waits a little for more to come. Those who were answered together ask again one after the other; without this the first of
+    /// them would have a commit of his own, and the others would wait for two. Who is alone never waits.
+    fn gather(&self, jobs: &[Job], until: &mut Option<Instant>) -> Option<Message> {
+        let (count, took) = self.last;
+        if jobs.is_empty() || 2 * jobs.len() > count {
+            return None;
+        }
+        let until = *until.get_or_insert_with(|| Instant::now() + (took / 8).min(GATHER));
+        self.queue.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
     }
 
     /// Whether a round is due even if nobody asks.
