@@ -100,6 +100,16 @@ pub(crate) fn mounts(mountinfo: &str) -> Vec<(String, String)> {
     fields.filter_map(|f| Some(((*f.get(2)?).to_owned(), (*f.get(4)?).to_owned()))).collect()
 }
 
+/// What is mounted from devices, by the paths that it was mounted from: some file systems (btrfs) show no number of a device.
+pub(crate) fn mount_sources(mountinfo: &str) -> Vec<(String, String)> {
+    let one = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        let (source, at) = (after.split(' ').nth(1)?, before.split(' ').nth(4)?);
+        source.starts_with("/dev/").then(|| (source.to_owned(), at.to_owned()))
+    };
+    mountinfo.lines().filter_map(one).collect()
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -157,5 +167,8 @@ pub(crate) mod tests {
     fn what_is_mounted() {
         let info = "24 1 0:22 / /sys rw,nosuid shared:7 - sysfs sysfs rw\n25 1 254:2 / /state rw - ext4 /dev/vda2 rw\n";
         assert_eq!(mounts(info), [("0:22".into(), "/sys".into()), ("254:2".into(), "/state".to_owned())]);
+        assert_eq!(mount_sources(info), [("/dev/vda2".to_owned(), "/state".to_owned())]);
+        let tagged = "30 1 0:30 /@ /home rw shared:1 master:2 - btrfs /dev/sda3 rw,subvol=/@\nnonsense\n";
+        assert_eq!(mount_sources(tagged), [("/dev/sda3".to_owned(), "/home".to_owned())]);
     }
 }

@@ -83,16 +83,22 @@ fn file(path: &Path, least: u64, allowed: Allowed) -> Result<Target, FlashError>
 fn disk(number: &str, least: u64) -> Result<Target, String> {
     let said = |e: io::Error| format!("its state cannot be found out: {e}");
     let blocks = block::all(Path::new(block::SYS)).map_err(said)?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(said)?;
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").map_err(said)?;
     let swaps = fs::read_to_string("/proc/swaps").map_err(said)?;
-    let swaps = swap_numbers(&swaps, |path| {
-        let meta = fs::metadata(path).ok()?;
-        meta.file_type().is_block_device().then(|| format!("{}:{}", major(meta.rdev()), minor(meta.rdev())))
-    });
-    let found = judge(&blocks, number, &block::mounts(&mounts), &swaps, least)?;
+    let mut mounts = block::mounts(&mountinfo);
+    let sources = block::mount_sources(&mountinfo);
+    mounts.extend(sources.into_iter().filter_map(|(source, at)| Some((device_number(&source)?, at))));
+    let swaps = swap_numbers(&swaps, device_number);
+    let found = judge(&blocks, number, &mounts, &swaps, least)?;
     let words = [found.model.as_deref(), found.serial.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
     let description = format!("{}{} {} MiB", if words.is_empty() { "" } else { " " }, words, found.size >> 20);
     Ok(Target { path: PathBuf::new(), size: found.size, device: true, description: description.trim().to_owned() })
+}
+
+/// The number of a device, as sysfs writes it; `None` where the path is no device.
+fn device_number(path: &str) -> Option<String> {
+    let meta = fs::metadata(path).ok()?;
+    meta.file_type().is_block_device().then(|| format!("{}:{}", major(meta.rdev()), minor(meta.rdev())))
 }
 
 /// The numbers of the devices in `/proc/swaps`.

@@ -110,3 +110,53 @@ fn a_failure_leaves_a_disk_that_does_not_boot() {
     assert!(matches!(failed, Err(FlashError::State(_))), "{failed:?}");
     assert_eq!(Table::parse(&fs::read(&out).unwrap()[..34 * 512]), Err(GptError::Missing));
 }
+
+/// A loop device, for as long as it lives.
+struct Loop(PathBuf);
+
+impl Loop {
+    /// `None` where there are none, as in many containers.
+    fn of(file: &Path) -> Option<Self> {
+        let losetup = crate::tools::find("losetup")?;
+        let said = crate::tools::run(&losetup, &["--find", "--show", &file.to_string_lossy()], b"").ok()?;
+        Some(Self(String::from_utf8_lossy(&said).trim().into()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let losetup = crate::tools::find("losetup").unwrap();
+        let _ = crate::tools::run(&losetup, &["--detach", &self.0.to_string_lossy()], b"");
+    }
+}
+
+#[test]
+fn a_block_device_is_written_over_whole() {
+    let home = tempfile::tempdir().unwrap();
+    let (site, path) = prepare(home.path(), "web");
+    let image = Image::open(&path).unwrap();
+    let backing = home.path().join("backing");
+    let size = SIZE + (8 << 20);
+    let file = File::create(&backing).unwrap();
+    file.set_len(size).unwrap();
+    // What was on the disk before, where the image has zeros.
+    file.write_all_at(b"old", ALIGN + 1000).unwrap();
+    let Some(device) = Loop::of(&backing) else {
+        eprintln!("skipped: there are no loop devices here, or not for this user");
+        return;
+    };
+    let small = target::choose(&device.0, size + 1, target::Allowed::default()).unwrap_err().to_string();
+    assert!(small.contains("the image needs"), "{small}");
+    assert!(target::choose(&device.0, SIZE, target::Allowed { force: false, size: Some(size) }).is_err());
+    let target = target::choose(&device.0, SIZE, target::Allowed::default()).unwrap();
+    assert_eq!((target.size, target.device, &target.path), (size, true, &device.0));
+    let folder = site.join("web");
+    let job = Job::new(&image, &folder, "web").unwrap();
+    job.write(&target.path, target.size, true, &mut |_, _, _| {}).unwrap();
+    drop(device);
+    let bytes = fs::read(&backing).unwrap();
+    assert!(Table::parse(&bytes[..34 * 512]).is_ok());
+    let at = usize::try_from(ALIGN).unwrap();
+    assert_eq!(&bytes[at + 1000..at + 1003], &[0; 3]);
+    assert_eq!(&bytes[at + 5_000_000..at + 5_000_008], b"a kernel");
+}
