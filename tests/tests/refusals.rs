@@ -42,7 +42,6 @@ fn what_has_expired_is_removed() {
     let staged = site.logged_in("ada").stage("maps", "1").unwrap();
     eventually("the end of the leases", || site.leases().is_empty().then_some(()));
     scenarios::no_login(&site, &staged.user, &staged.password, &staged.file);
-    scenarios::no_file(&site, "ada", &staged.account_path);
     let links = tests::files(&site.local.storage().join("accounts"));
     assert!(links.is_empty(), "{links:?}");
     // The object stays.

@@ -8,7 +8,7 @@ use common::{PASSWORD, SECRET, TOKEN, World, item, name, request, world};
 use tobj::{Fault, LeaseKind, Request};
 
 /// A file name that means something to HTML, URLs, shells and lftp.
-const HOSTILE: &str = r#"<img src=x onerror=alert(1)> "q" 'it' & $(id) a;b #1 %41 \ grüße.iso"#;
+const HOSTILE: &str = r#"<img src=x onerror=alert(1)> "q" 'it' & $(id) a;b #1 %41 grüße.iso"#;
 
 async fn shop() -> World {
     world(vec![item("maps", "1.0", "europe.iso", 3 << 30), item("maps", "2.0", HOSTILE, 17)]).await

@@ -143,7 +143,7 @@ fn damage_is_repaired_or_named() {
     tools::run(&debugfs, &["-w", "-f", "-", &path.to_string_lossy()], b"clri <2>\nset_super_value state 0\n").unwrap();
     let damaged = check(&path, true).unwrap_err();
     assert!(damaged.to_string().contains("ffsctl flash"), "{damaged}");
-    file.write_all_at(&[0; 2 * ALIGN as usize], 0).unwrap();
+    file.write_all_at(&vec![0; usize::try_from(2 * ALIGN).unwrap()], 0).unwrap();
     assert!(matches!(check(&path, false), Err(MountError::Damaged { .. })));
 }
 
