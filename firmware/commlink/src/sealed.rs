@@ -24,7 +24,7 @@
 //! let hello = Hello::parse(b"FFS/2 web-database 2,1\r\n")?;
 //! let answer = Answer::parse(b"FFS/2 50001 2\r\n")?;
 //! let prologue = prologue(&hello, &answer, "web", "database")?;
-//! assert_eq!(&prologue[22 + 15..], b"\0\x03web\0\x08database");
+//! assert_eq!(&prologue[24 + 15..], b"\0\x03web\0\x08database");
 //! # Ok::<(), commlink_proto::greeting::GreetingError>(())
 //! ```
 //! and over a transport of any kind:
