@@ -60,7 +60,7 @@ fn transfers(site: &Site, count: usize) -> Vec<Value> {
 #[test]
 fn whoever_dies_the_customer_gets_his_file() {
     let mut site = Site::start();
-    let bytes: Vec<u8> = (0..SIZE).map(|at| (at * 31 + (at >> 9)) as u8).collect();
+    let bytes: Vec<u8> = (0..SIZE).map(|at| (at * 31 + (at >> 9)).to_le_bytes()[0]).collect();
     site.object("maps", "1", "map.bin", &bytes);
     site.customer("ada", &["maps"]);
     site.customer("bob", &["maps"]);
