@@ -50,7 +50,7 @@ fn sessions(forker: u32) -> Vec<Pid> {
 /// The records of transfers, once there are so many.
 fn transfers(site: &Site, count: usize) -> Vec<Value> {
     let records = eventually("the audit records", || {
-        let records = site.audit("transfer", Some("ada"));
+        let records = site.audit("TRANSFER", Some("ada"));
         (records.len() >= count).then_some(records)
     });
     assert_eq!(records.len(), count, "{records:?}");
@@ -109,7 +109,8 @@ fn whoever_dies_the_customer_gets_his_file() {
     let again = slow(&site, &path, &to);
     whole(again, &to);
     let said = fails(curl(&site, "bob", "/"));
-    assert!(said.contains("421"), "{said}");
+    // curl takes 421 for a time-out, whenever it comes.
+    assert!(said.contains("curl: (28)"), "{said}");
     site.local.daemon(Role::Download, "commlinkd").restart().unwrap();
     assert_eq!(transfers(&site, 6)[5]["outcome"], "complete");
     eventually("the way to the database", || curl(&site, "bob", "/").status().unwrap().success().then_some(()));
