@@ -69,6 +69,7 @@ fn vm_the_whole_path_and_each_refusal() {
 
     let lease = scenarios::a_file_is_delivered(&desk);
     assert_eq!(lease["filesystem"], "xfs", "{lease}");
+    assert!(lease["block_device"].as_str().is_some_and(|name| name.starts_with("/dev/md")), "{lease}");
     let marked = b"bytes of an object that only one customer may have ".repeat(2000);
     desk.object("geheimprodukt", "2026.11", "vertraulich.bin", &marked);
     desk.customer("adalovelace", &["geheimprodukt"]);

@@ -59,6 +59,15 @@ fn fields(l: &LeaseInfo) -> Value {
     })
 }
 
+/// A device by its number: arrays of md by name, for their major number is 9 (the kernel's devices.txt); others as `major:minor`.
+fn block_device(number: u64) -> String {
+    const MD: u64 = 9;
+    match (nix::sys::stat::major(number), nix::sys::stat::minor(number)) {
+        (MD, minor) => format!("/dev/md{minor}"),
+        (major, minor) => format!("{major}:{minor}"),
+    }
+}
+
 /// The lease's fields and, beside them, what the file system says.
 fn with_link(lease: &LeaseInfo, link: Option<&LinkInfo>) -> Value {
     let mut value = fields(lease);
@@ -66,6 +75,7 @@ fn with_link(lease: &LeaseInfo, link: Option<&LinkInfo>) -> Value {
     value["storeroom_inode"] = json!(link.map(|l| l.storeroom_inode));
     value["links"] = json!(link.map(|l| l.links));
     value["device"] = json!(link.map(|l| l.device));
+    value["block_device"] = json!(link.map(|l| block_device(l.device)));
     value["filesystem"] = json!(link.map(|l| l.filesystem.as_str()));
     value
 }
@@ -89,9 +99,20 @@ fn print(l: &LeaseInfo, link: Option<&LinkInfo>) -> Result<(), CtlError> {
             ("inode", link.inode.to_string()),
             ("storeroom inode", link.storeroom_inode.to_string()),
             ("links", link.links.to_string()),
-            ("device", link.device.to_string()),
+            ("device", block_device(link.device)),
             ("file system", link.filesystem.to_string()),
         ]),
     }
     lines.iter().try_for_each(|(name, value)| show::line(&format!("{name:<16} {value}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::block_device;
+
+    #[test]
+    fn devices_by_number() {
+        assert_eq!(block_device(nix::sys::stat::makedev(9, 127)), "/dev/md127");
+        assert_eq!(block_device(nix::sys::stat::makedev(259, 3)), "259:3");
+    }
 }
