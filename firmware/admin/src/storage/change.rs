@@ -183,7 +183,9 @@ mod tests {
 
     fn disks() -> Inventory {
         let disk = |name: &str, size: u64, content| Disk { name: name.into(), size, discards: false, content };
-        let member = |array| Content::Member(Superblock { array, name: "ffs".into(), level: 1, members: 2, events: 1 });
+        let member = |array| {
+            Content::Member(Superblock { array, name: "ffs".into(), level: 1, members: 2, events: 1, role: None })
+        };
         Inventory {
             disks: vec![
                 disk("new", 2 << 30, Content::Blank),
