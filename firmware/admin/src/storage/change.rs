@@ -166,7 +166,12 @@ mod tests {
     const OURS: Uuid = Uuid([1; 16]);
 
     fn array(members: &[(&str, &str)]) -> Array {
-        let member = |(disk, state): &(&str, &str)| Member { disk: (*disk).into(), state: (*state).into(), errors: 0 };
+        let member = |(disk, state): &(&str, &str)| Member {
+            disk: (*disk).into(),
+            state: (*state).into(),
+            slot: None,
+            errors: 0,
+        };
         Array {
             array: OURS,
             level: "raid1".into(),

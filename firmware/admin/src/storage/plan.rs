@@ -1,5 +1,6 @@
 //! What is to be done about the data disks: a pure function of what is there.
 
+use super::array::Array;
 use super::record::{Order, Progress, Record};
 use super::superblock::{Superblock, Uuid};
 use serde::{Deserialize, Serialize};
@@ -205,9 +206,12 @@ fn members(inventory: &Inventory, array: Uuid) -> (Vec<String>, usize) {
     (names, whole.saturating_sub(roles.len()))
 }
 
-/// Disks that carry the superblock of an array that runs without them.
-pub(crate) fn fallen_behind(inventory: &Inventory, array: Uuid) -> Vec<String> {
-    members(inventory, array).0
+/// Disks that were members of a running array, and whose places nobody has taken since. One that was replaced stays out.
+pub(crate) fn fallen_behind(inventory: &Inventory, array: &Array) -> Vec<String> {
+    let free = |role: u16| array.members.iter().all(|m| m.slot != Some(role));
+    let ours =
+        |d: &&Disk| matches!(&d.content, Content::Member(s) if s.array == array.array && s.role.is_some_and(free));
+    inventory.disks.iter().filter(ours).map(|d| d.name.clone()).collect()
 }
 
 fn known(inventory: &Inventory, record: &Record, waited: bool) -> Result<Plan, Refusal> {

@@ -1,3 +1,4 @@
+use super::super::array::Member;
 use super::*;
 
 const OURS: Uuid = Uuid([1; 16]);
@@ -119,6 +120,26 @@ fn spares_and_those_that_were_replaced_are_no_members() {
     assert_eq!(plan(&replaced, Some(&ready), None, false, FRESH), Ok(Plan::Wait));
     let all = of(&[m("a"), m("a-old"), m("b")]);
     assert_eq!(plan(&all, Some(&ready), None, false, FRESH), assembled(&["a", "a-old", "b"], false, false));
+}
+
+#[test]
+fn a_member_comes_back_to_its_own_place_only() {
+    let in_place = |slot| Member { disk: format!("x{slot}"), state: "in_sync".into(), slot: Some(slot), errors: 0 };
+    let running = Array {
+        array: OURS,
+        level: "raid10".into(),
+        state: "clean".into(),
+        whole: 3,
+        missing: 1,
+        component: 1 << 30,
+        mismatches: 0,
+        action: "idle".into(),
+        done: None,
+        members: vec![in_place(0), in_place(1)],
+    };
+    let m = |name| member(name, OURS, 10, 3);
+    let disks = of(&[m("a-replaced"), m("c"), member("c-other", OTHER, 10, 3), blank("d")]);
+    assert_eq!(fallen_behind(&disks, &running), ["c"]);
 }
 
 #[test]
