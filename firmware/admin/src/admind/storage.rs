@@ -190,7 +190,7 @@ mod tests {
     use crate::storage::array::Member;
 
     fn array(members: &[(&str, &str, u64)], missing: u64, action: &str) -> Array {
-        let member = |m: &(&str, &str, u64)| Member { disk: m.0.into(), state: m.1.into(), errors: m.2 };
+        let member = |m: &(&str, &str, u64)| Member { disk: m.0.into(), state: m.1.into(), slot: None, errors: m.2 };
         Array {
             array: Uuid([1; 16]),
             level: "raid1".into(),

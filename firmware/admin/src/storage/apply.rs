@@ -184,7 +184,7 @@ fn attach(role: Role) -> Result<(), StorageError> {
 fn take_back() {
     let Some(running) = array::look(Path::new(block::SYS)).filter(|a| a.missing > 0) else { return };
     let Ok(inventory) = inventory::take(false) else { return };
-    for disk in plan::fallen_behind(&inventory, running.array) {
+    for disk in plan::fallen_behind(&inventory, &running) {
         let device = array::device();
         let member = format!("/dev/{disk}");
         let arguments = [&*device.to_string_lossy(), "--re-add", &member];

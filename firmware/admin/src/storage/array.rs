@@ -19,6 +19,8 @@ pub(crate) struct Member {
     pub(crate) disk: String,
     /// Its states, such as `in_sync`, `faulty`, `spare`.
     pub(crate) state: String,
+    /// Its place among the members; none for a spare and for one that failed.
+    pub(crate) slot: Option<u16>,
     /// Read errors that were corrected from the other copy.
     pub(crate) errors: u64,
 }
@@ -86,6 +88,7 @@ pub(crate) fn look(sys: &Path) -> Option<Array> {
         members.push(Member {
             disk: disk.to_owned(),
             state: text(&entry.path().join("state")).unwrap_or_default(),
+            slot: text(&entry.path().join("slot")).and_then(|t| t.parse().ok()),
             errors: number(&entry.path().join("errors")).unwrap_or(0),
         });
     }
@@ -130,15 +133,17 @@ mod tests {
             ("md/sync_completed", "512 / 2048\n"),
             ("md/dev-sdb/state", "in_sync\n"),
             ("md/dev-sdb/errors", "3\n"),
+            ("md/dev-sdb/slot", "2\n"),
             ("md/dev-sda/state", "spare\n"),
+            ("md/dev-sda/slot", "none\n"),
         ];
         let paths: Vec<(String, &str)> = files.iter().map(|(path, text)| (format!("{dir}/{path}"), *text)).collect();
         let sys = sysfs(&paths.iter().map(|(path, text)| (&**path, *text)).collect::<Vec<_>>());
         let array = look(sys.path()).unwrap();
         assert_eq!(array.array.to_string(), "01020304:05060708:090a0b0c:0d0e0f10");
         assert_eq!((array.whole, array.missing, array.done, array.runs()), (5, 1, Some(25), true));
-        let members: Vec<_> = array.members.iter().map(|m| (&*m.disk, &*m.state, m.errors)).collect();
-        assert_eq!(members, [("sda", "spare", 0), ("sdb", "in_sync", 3)]);
+        let members: Vec<_> = array.members.iter().map(|m| (&*m.disk, &*m.state, m.slot, m.errors)).collect();
+        assert_eq!(members, [("sda", "spare", None, 0), ("sdb", "in_sync", Some(2), 3)]);
         assert_eq!((array.component, array.mismatches), (1 << 30, 128));
         let write = |file: &str, text: &str| fs::write(sys.path().join(dir).join("md").join(file), text).unwrap();
         write("sync_completed", "none\n");

@@ -166,7 +166,12 @@ mod tests {
     const OURS: Uuid = Uuid([1; 16]);
 
     fn array(members: &[(&str, &str)]) -> Array {
-        let member = |(disk, state): &(&str, &str)| Member { disk: (*disk).into(), state: (*state).into(), errors: 0 };
+        let member = |(disk, state): &(&str, &str)| Member {
+            disk: (*disk).into(),
+            state: (*state).into(),
+            slot: None,
+            errors: 0,
+        };
         Array {
             array: OURS,
             level: "raid1".into(),
@@ -183,7 +188,9 @@ mod tests {
 
     fn disks() -> Inventory {
         let disk = |name: &str, size: u64, content| Disk { name: name.into(), size, discards: false, content };
-        let member = |array| Content::Member(Superblock { array, name: "ffs".into(), level: 1, members: 2, events: 1 });
+        let member = |array| {
+            Content::Member(Superblock { array, name: "ffs".into(), level: 1, members: 2, events: 1, role: None })
+        };
         Inventory {
             disks: vec![
                 disk("new", 2 << 30, Content::Blank),

@@ -1,8 +1,10 @@
 //! What is to be done about the data disks: a pure function of what is there.
 
+use super::array::Array;
 use super::record::{Order, Progress, Record};
 use super::superblock::{Superblock, Uuid};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -188,29 +190,33 @@ pub(crate) fn plan(
     }
 }
 
-/// The members of an array that are there, and how many it has when whole.
+/// The disks of an array that are there, and how many of its members are missing. A spare is no member; one that was replaced and
+/// its successor are the same.
 fn members(inventory: &Inventory, array: Uuid) -> (Vec<String>, usize) {
-    let mut names = Vec::new();
-    let mut whole = 0;
+    let (mut names, mut roles, mut whole) = (Vec::new(), BTreeSet::new(), 0);
     for disk in &inventory.disks {
         if let Content::Member(s) = &disk.content
             && s.array == array
         {
             names.push(disk.name.clone());
+            roles.extend(s.role);
             whole = whole.max(usize::try_from(s.members).unwrap_or(usize::MAX));
         }
     }
-    (names, whole)
+    (names, whole.saturating_sub(roles.len()))
 }
 
-/// Disks that carry the superblock of an array that runs without them.
-pub(crate) fn fallen_behind(inventory: &Inventory, array: Uuid) -> Vec<String> {
-    members(inventory, array).0
+/// Disks that were members of a running array, and whose places nobody has taken since. One that was replaced stays out.
+pub(crate) fn fallen_behind(inventory: &Inventory, array: &Array) -> Vec<String> {
+    let free = |role: u16| array.members.iter().all(|m| m.slot != Some(role));
+    let ours =
+        |d: &&Disk| matches!(&d.content, Content::Member(s) if s.array == array.array && s.role.is_some_and(free));
+    inventory.disks.iter().filter(ours).map(|d| d.name.clone()).collect()
 }
 
 fn known(inventory: &Inventory, record: &Record, waited: bool) -> Result<Plan, Refusal> {
-    let (disks, whole) = members(inventory, record.array);
-    let degraded = disks.len() < whole;
+    let (disks, missing) = members(inventory, record.array);
+    let degraded = missing > 0;
     match (disks.is_empty(), waited) {
         (true, true) => Err(Refusal::NoMembers(record.array.to_string())),
         (true, false) => Ok(Plan::Wait),
@@ -224,8 +230,8 @@ fn unfinished(inventory: &Inventory, record: &Record, waited: bool) -> Result<Pl
     if !waited {
         return Ok(Plan::Wait);
     }
-    let (disks, whole) = members(inventory, record.array);
-    if !disks.is_empty() && disks.len() == whole {
+    let (disks, missing) = members(inventory, record.array);
+    if !disks.is_empty() && missing == 0 {
         return Ok(Plan::Assemble { array: record.array, disks, degraded: false, format: true });
     }
     let usable = |d: &&Disk| match &d.content {

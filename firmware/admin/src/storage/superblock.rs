@@ -7,6 +7,8 @@ use std::str::FromStr;
 pub(crate) const OFFSET: u64 = 4096;
 /// Its bytes without the roles of members.
 pub(crate) const SIZE: usize = 256;
+/// Roles from here on are none: journal, faulty, spare.
+const NO_ROLE: u16 = 0xfffd;
 const MAGIC: u32 = 0xa92b_4efc;
 
 /// The identifier of an array, in mdadm's form: four groups of eight hexadecimal digits.
@@ -58,6 +60,8 @@ pub(crate) struct Superblock {
     pub(crate) members: u32,
     /// How often it had changed when this member was last in it.
     pub(crate) events: u64,
+    /// Which of its members this one is; none for a spare and for one that failed.
+    pub(crate) role: Option<u16>,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -93,6 +97,9 @@ impl Superblock {
         if checksum(whole) != u32_at(bytes, 216)? {
             return None;
         }
+        // The table of roles goes by the number of the device; the last values say that it has none.
+        let own = SIZE + 2 * usize::try_from(u32_at(bytes, 160)?).ok()?;
+        let role = whole.get(own..).and_then(|b| b.first_chunk()).map(|b| u16::from_le_bytes(*b));
         let name = bytes[32..64].split(|b| *b == 0).next().unwrap_or_default();
         Some(Self {
             array: Uuid(*bytes[16..].first_chunk()?),
@@ -100,6 +107,7 @@ impl Superblock {
             level: i32::from_le_bytes(*bytes[72..].first_chunk()?),
             members: u32_at(bytes, 92)?,
             events: u64_at(bytes, 200)?,
+            role: role.filter(|r| *r < NO_ROLE),
         })
     }
 }
@@ -121,6 +129,10 @@ pub(crate) mod tests {
         b[144] = 8;
         b[200] = 17;
         b[220] = 128;
+        // The device 3 has role 2, all others are spares.
+        b[160] = 3;
+        b[SIZE..].fill(0xff);
+        b[SIZE + 6..SIZE + 8].copy_from_slice(&[2, 0]);
         let sum = checksum(&b);
         b[216..220].copy_from_slice(&sum.to_le_bytes());
         b
@@ -134,7 +146,17 @@ pub(crate) mod tests {
         assert!("0011".parse::<Uuid>().is_err());
         let bytes = sample(uuid, 10, 4);
         let found = Superblock::parse(&bytes).unwrap();
-        assert_eq!(found, Superblock { array: uuid, name: "ffs".into(), level: 10, members: 4, events: 17 });
+        let expected = Superblock { array: uuid, name: "ffs".into(), level: 10, members: 4, events: 17, role: Some(2) };
+        assert_eq!(found, expected);
+        let with = |at: usize, byte: u8| {
+            let mut other = bytes.clone();
+            other[at] = byte;
+            let sum = checksum(&other);
+            other[216..220].copy_from_slice(&sum.to_le_bytes());
+            Superblock::parse(&other).unwrap().role
+        };
+        assert_eq!((with(160, 4), with(SIZE + 7, 0xff)), (None, Some(0xff02)));
+        assert_eq!(with(160, 200), None, "beyond the table");
         for at in [0, 4, 16, 92, 144, 220, 300] {
             let mut bad = bytes.clone();
             bad[at] ^= 1;

@@ -1,3 +1,4 @@
+use super::super::array::Member;
 use super::*;
 
 const OURS: Uuid = Uuid([1; 16]);
@@ -9,7 +10,9 @@ fn disk(name: &str, content: Content) -> Disk {
 }
 
 fn member(name: &str, array: Uuid, level: i32, members: u32) -> Disk {
-    disk(name, Content::Member(Superblock { array, name: "ffs".into(), level, members, events: 1 }))
+    // Members are named by their roles: a, b, c …
+    let role = name.bytes().next().map(|b| u16::from(b - b'a'));
+    disk(name, Content::Member(Superblock { array, name: "ffs".into(), level, members, events: 1, role }))
 }
 
 fn blank(name: &str) -> Disk {
@@ -100,6 +103,43 @@ fn the_own_array_is_assembled_by_its_identifier() {
     assert_eq!(plan(&none, Some(&ready), None, false, FRESH), Ok(Plan::Wait));
     let refused = plan(&none, Some(&ready), None, true, FRESH);
     assert!(matches!(refused, Err(Refusal::NoMembers(_))), "a machine that had an array makes none: {refused:?}");
+}
+
+#[test]
+fn spares_and_those_that_were_replaced_are_no_members() {
+    let ready = record(Progress::Ready);
+    let m = |name| member(name, OURS, 1, 2);
+    let mut spare = m("spare");
+    if let Content::Member(s) = &mut spare.content {
+        s.role = None;
+    }
+    let one = of(&[m("a"), spare.clone()]);
+    assert_eq!(plan(&one, Some(&ready), None, false, FRESH), Ok(Plan::Wait), "else the spare would be filled at once");
+    assert_eq!(plan(&one, Some(&ready), None, true, FRESH), assembled(&["a", "spare"], true, false));
+    let replaced = of(&[m("a"), m("a-old"), spare]);
+    assert_eq!(plan(&replaced, Some(&ready), None, false, FRESH), Ok(Plan::Wait));
+    let all = of(&[m("a"), m("a-old"), m("b")]);
+    assert_eq!(plan(&all, Some(&ready), None, false, FRESH), assembled(&["a", "a-old", "b"], false, false));
+}
+
+#[test]
+fn a_member_comes_back_to_its_own_place_only() {
+    let in_place = |slot| Member { disk: format!("x{slot}"), state: "in_sync".into(), slot: Some(slot), errors: 0 };
+    let running = Array {
+        array: OURS,
+        level: "raid10".into(),
+        state: "clean".into(),
+        whole: 3,
+        missing: 1,
+        component: 1 << 30,
+        mismatches: 0,
+        action: "idle".into(),
+        done: None,
+        members: vec![in_place(0), in_place(1)],
+    };
+    let m = |name| member(name, OURS, 10, 3);
+    let disks = of(&[m("a-replaced"), m("c"), member("c-other", OTHER, 10, 3), blank("d")]);
+    assert_eq!(fallen_behind(&disks, &running), ["c"]);
 }
 
 #[test]
