@@ -2,12 +2,16 @@
 
 use crate::daemon::LIMIT;
 use crate::stagerd::{PASSWORD, USER};
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+
+/// Bytes that wait in the kernel for a client that does not read them.
+const RECEIVES: usize = 1 << 20;
 
 /// Something to read from and write to.
 pub(crate) trait Io: Read + Write + Send {}
@@ -184,6 +188,8 @@ impl Client {
             Some(source) => connect_from(source, port).unwrap(),
             None => connect(port),
         };
+        // What a client does not read must not fit into its kernel: Linux may give a socket 32 MiB by itself (tcp_rmem).
+        setsockopt(&socket, sockopt::RcvBuf, &RECEIVES).unwrap();
         self.ask(command, 150);
         match &self.tls {
             Some(config) if self.private => Box::new(handshake(config, socket).unwrap()),
