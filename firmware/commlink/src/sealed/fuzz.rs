@@ -51,6 +51,9 @@ fn open(records: &mut Records, mut bytes: &[u8], piece: usize) -> (Vec<u8>, Opti
     (plain, None)
 }
 
+/// Records that are sealed at most.
+const MOST: u8 = 8;
+
 /// Sealed records. The first bytes say how many honest records come, how the stream is split, and where how many of its
 /// bytes are others; the rest are those bytes. What opens is the beginning of what was sealed, however it is split.
 ///
@@ -59,14 +62,18 @@ fn open(records: &mut Records, mut bytes: &[u8], piece: usize) -> (Vec<u8>, Opti
 pub fn records(bytes: &[u8]) {
     let [count, piece, at, rest @ ..] = bytes else { return };
     let (mut sender, mut receiver) = pair();
-    let mut sealed = Vec::new();
-    for n in 0..*count % 8 {
+    // The keys are fixed, so a fuzzer that watches comparisons learns the records that would come next: they are sealed too.
+    let (mut sealed, mut honest, mut count) = (Vec::new(), Vec::new(), *count % MOST);
+    let mut sent = 0;
+    for n in 0..MOST {
         let plain = vec![n; 3 * usize::from(n)];
         sender.seal(&plain);
         sealed.extend_from_slice(&plain);
+        if count > 0 {
+            (honest, sent, count) = (sender.output().to_vec(), sealed.len(), count - 1);
+        }
     }
-    let mut wire = sender.output().to_vec();
-    let honest = wire.clone();
+    let mut wire = honest.clone();
     let at = usize::from(*at).min(wire.len());
     let end = (at + rest.len()).min(wire.len());
     wire.splice(at..end, rest.iter().copied());
@@ -74,7 +81,7 @@ pub fn records(bytes: &[u8]) {
     let (opened, error) = open(&mut receiver, &wire, piece);
     assert!(sealed.starts_with(&opened), "nothing opens that was not sealed");
     if wire == honest {
-        assert!(error.is_none() && opened == sealed, "what is honest opens");
+        assert!(error.is_none() && opened == sealed[..sent], "what is honest opens");
     }
     let again = open(&mut pair().1, &wire, usize::MAX);
     assert_eq!(again, (opened, error), "any split gives the same");
