@@ -39,6 +39,14 @@ use RequestTag as Tag;
 const COMMLINK: &[RequestTag] =
     &[Tag::Probe, Tag::BagRenew, Tag::BagRetire, Tag::BagAdd, Tag::BagRevoke, Tag::KeysRotate];
 
+/// What admind of every machine answers operators.
+const UPDATES: &[RequestTag] =
+    &[Tag::UpdatePush, Tag::UpdateStatus, Tag::UpdateConfirm, Tag::UpdateRollback, Tag::Reboot];
+
+/// What admind of a machine with data disks answers operators.
+const STORAGE: &[RequestTag] =
+    &[Tag::StorageStatus, Tag::StorageCreate, Tag::StorageAdd, Tag::StorageReplace, Tag::StorageScrub];
+
 /// The table.
 pub const TABLE: &[Row] = &[
     Row {
@@ -73,6 +81,11 @@ pub const TABLE: &[Row] = &[
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Download, requests: COMMLINK },
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Web, requests: COMMLINK },
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Database, requests: COMMLINK },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Download, requests: UPDATES },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Web, requests: UPDATES },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Database, requests: UPDATES },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Download, requests: STORAGE },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Database, requests: STORAGE },
     Row {
         kind: LinkKind::Operator,
         opener: Operator,
@@ -88,31 +101,9 @@ pub const TABLE: &[Row] = &[
             Tag::LeaseList,
             Tag::LeaseShow,
             Tag::LeaseRevoke,
-            Tag::StorageStatus,
-            Tag::StorageCreate,
-            Tag::StorageAdd,
-            Tag::StorageReplace,
-            Tag::StorageScrub,
-            Tag::UpdatePush,
-            Tag::UpdateStatus,
-            Tag::UpdateConfirm,
-            Tag::UpdateRollback,
-            Tag::Reboot,
         ],
     },
-    Row {
-        kind: LinkKind::Operator,
-        opener: Operator,
-        asked: Role::Web,
-        requests: &[
-            Tag::Status,
-            Tag::UpdatePush,
-            Tag::UpdateStatus,
-            Tag::UpdateConfirm,
-            Tag::UpdateRollback,
-            Tag::Reboot,
-        ],
-    },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Web, requests: &[Tag::Status] },
     Row {
         kind: LinkKind::Operator,
         opener: Operator,
@@ -131,16 +122,6 @@ pub const TABLE: &[Row] = &[
             Tag::EntitlementRemove,
             Tag::EntitlementList,
             Tag::AuditList,
-            Tag::StorageStatus,
-            Tag::StorageCreate,
-            Tag::StorageAdd,
-            Tag::StorageReplace,
-            Tag::StorageScrub,
-            Tag::UpdatePush,
-            Tag::UpdateStatus,
-            Tag::UpdateConfirm,
-            Tag::UpdateRollback,
-            Tag::Reboot,
         ],
     },
 ];
@@ -174,19 +155,7 @@ pub fn takes_literal(request: RequestTag) -> bool {
 
 /// Whether this request is about the machine, not about what its role does: admind answers it.
 pub fn for_admind(request: RequestTag) -> bool {
-    matches!(
-        request,
-        Tag::StorageStatus
-            | Tag::StorageCreate
-            | Tag::StorageAdd
-            | Tag::StorageReplace
-            | Tag::StorageScrub
-            | Tag::UpdatePush
-            | Tag::UpdateStatus
-            | Tag::UpdateConfirm
-            | Tag::UpdateRollback
-            | Tag::Reboot
-    )
+    UPDATES.contains(&request) || STORAGE.contains(&request)
 }
 
 /// Whether this request is answered only once something happens: a shutdown need not wait for that.
