@@ -171,9 +171,6 @@ pub fn decode_line<'b>(key: &PacketKey, line: &'b mut [u8]) -> Result<(Mark, &'b
         return Err(PacketError::LineTooLong);
     }
     let text = line.strip_suffix(LINE_END).ok_or(PacketError::LineEnd)?;
-    if !text.iter().copied().all(is_base64) {
-        return Err(PacketError::Alphabet);
-    }
     let text = text.len();
     let len = unbase64(line, text)?;
     if len < 2 * BLOCK || !len.is_multiple_of(BLOCK) {
@@ -197,7 +194,17 @@ pub fn decode_line<'b>(key: &PacketKey, line: &'b mut [u8]) -> Result<(Mark, &'b
 
 /// Whether a line may hold this byte before its end.
 pub(crate) fn is_base64(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')
+    const BASE64: [bool; 256] = {
+        let (mut table, mut byte) = ([false; 256], 0u8);
+        loop {
+            table[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+            if byte == u8::MAX {
+                break table;
+            }
+            byte += 1;
+        }
+    };
+    BASE64[usize::from(byte)]
 }
 
 /// Decodes the first `text` bytes of `line` to its beginning and returns how many bytes that gave. What is written
@@ -207,11 +214,13 @@ fn unbase64(line: &mut [u8], text: usize) -> Result<usize, PacketError> {
     let mut stage = [0; STAGE];
     while read < text {
         let end = text.min(read + STAGE_TEXT);
-        let n = STANDARD.decode_slice(&line[read..end], &mut stage).map_err(|_| PacketError::Base64)?;
+        let n = STANDARD.decode_slice(&line[read..end], &mut stage);
         // `=` ends the text; in the middle of it it would pass unseen, since each piece is decoded alone.
-        if end < text && n != STAGE {
-            return Err(PacketError::Base64);
-        }
+        let n = n.ok().filter(|&n| end == text || n == STAGE).ok_or_else(|| {
+            // What was read before is of the alphabet.
+            let of_alphabet = line[read..text].iter().copied().all(is_base64);
+            if of_alphabet { PacketError::Base64 } else { PacketError::Alphabet }
+        })?;
         line[written..written + n].copy_from_slice(&stage[..n]);
         read = end;
         written += n;

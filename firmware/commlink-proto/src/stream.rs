@@ -58,21 +58,27 @@ impl Decoder {
             line.clear();
             self.returned = false;
         }
-        for (at, &byte) in input.iter().enumerate() {
-            if is_base64(byte) {
+        let mut at = 0;
+        while let Some(&byte) = input.get(at) {
+            match byte {
                 // Only what follows a carriage return is not text; it must be the line feed.
-                if line.last() == Some(&b'\r') {
-                    return Err(PacketError::LineEnd);
+                _ if is_base64(byte) => {
+                    if line.last() == Some(&b'\r') {
+                        return Err(PacketError::LineEnd);
+                    }
+                    let text = input[at..].iter().take_while(|&&byte| is_base64(byte)).count();
+                    line.extend_from_slice(&input[at..at + text]).map_err(|_| PacketError::LineTooLong)?;
+                    at += text;
+                    continue;
                 }
-            } else if byte != b'\r' && byte != b'\n' {
-                return Err(PacketError::Alphabet);
-            } else if (line.last() == Some(&b'\r')) != (byte == b'\n') {
-                return Err(PacketError::LineEnd);
+                b'\r' | b'\n' if (line.last() == Some(&b'\r')) != (byte == b'\n') => return Err(PacketError::LineEnd),
+                b'\r' | b'\n' => line.push(byte).map_err(|_| PacketError::LineTooLong)?,
+                _ => return Err(PacketError::Alphabet),
             }
-            line.push(byte).map_err(|_| PacketError::LineTooLong)?;
+            at += 1;
             if byte == b'\n' {
                 self.returned = true;
-                return Ok((at + 1, Some(self.fragment(line)?)));
+                return Ok((at, Some(self.fragment(line)?)));
             }
         }
         Ok((input.len(), None))

@@ -15,6 +15,7 @@ use thiserror::Error;
 use tobj::{Body, Message, Name, Reply, Request, RequestTag};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{sleep, timeout};
+use zeroize::Zeroizing;
 
 use crate::channel::Channel;
 use crate::connection::{Connection, ConnectionError, Sent};
@@ -299,7 +300,7 @@ impl Client {
         R: AsyncRead + Send + Unpin + ?Sized,
     {
         let to = self.destinations.get(peer).ok_or_else(|| CallError::UnknownPeer(peer.to_owned()))?;
-        message.encode()?;
+        let message = Encoded::new(message)?;
         let mut literal = Watched { source: literal, touched: false };
         let mut backoff = Backoff::new(self.failover);
         let _permit = to.pool.permit().await.ok_or_else(|| unreachable(to, ReachError::Busy))?;
@@ -331,7 +332,7 @@ impl Client {
         &self,
         to: &Destination,
         idle: Option<Link>,
-        message: &Message,
+        message: &Encoded,
         literal: &mut Watched<'_, R>,
     ) -> Result<Reply, CallError>
     where
@@ -349,7 +350,7 @@ impl Client {
             // What was not sent of the literal would be taken for the next request.
             Ok(Some((reply, Sent::Early))) => Ok(reply),
             // The answer may still come, and would be taken for that to the next request.
-            Ok(None) => Err(CallError::Late { peer: to.name.clone(), limit: limit(message) }),
+            Ok(None) => Err(CallError::Late { peer: to.name.clone(), limit: limit(&message.message) }),
             Err(source) => Err(CallError::Broken { peer: to.name.clone(), source }),
         }
     }
@@ -362,7 +363,7 @@ impl Client {
     /// Asks on a connection of its own, which it then ends; with the answer, the bag that was used.
     pub(crate) async fn ask_anew(&self, peer: &str, request: Request) -> Result<(Reply, Arc<Bag>), CallError> {
         let to = self.destinations.get(peer).ok_or_else(|| CallError::UnknownPeer(peer.to_owned()))?;
-        let message = Message::request(request)?;
+        let message = Encoded::new(Message::request(request)?)?;
         let mut backoff = Backoff::new(self.failover);
         loop {
             let error = match self.ask_once(to, &message).await {
@@ -374,7 +375,7 @@ impl Client {
         }
     }
 
-    async fn ask_once(&self, to: &Destination, message: &Message) -> Result<(Reply, Arc<Bag>), CallError> {
+    async fn ask_once(&self, to: &Destination, message: &Encoded) -> Result<(Reply, Arc<Bag>), CallError> {
         let mut link = self.reach(to).await.map_err(|error| unreachable(to, error))?;
         match transact(&mut link, message, &mut tokio::io::empty()).await {
             Ok(Some((reply, _))) => {
@@ -383,7 +384,7 @@ impl Client {
                 let _ = link.end().await;
                 Ok((reply, bag))
             }
-            Ok(None) => Err(CallError::Late { peer: to.name.clone(), limit: limit(message) }),
+            Ok(None) => Err(CallError::Late { peer: to.name.clone(), limit: limit(&message.message) }),
             Err(source) => Err(CallError::Broken { peer: to.name.clone(), source }),
         }
     }
@@ -429,6 +430,7 @@ impl Client {
         let name = Name::new(&to.name).map_err(|error| failed(error.into()))?;
         let mut outer = self.reach(relay).await.map_err(|error| failed(unreachable(relay, error)))?;
         let request = Message::request(Request::Relay { to: name }).map_err(|error| failed(error.into()))?;
+        let request = Encoded::new(request).map_err(|error| failed(error.into()))?;
         let late = || failed(CallError::Late { peer: via.to_owned(), limit: ANSWER });
         match transact(&mut outer, &request, &mut tokio::io::empty()).await {
             Ok(Some((Reply::Done {}, _))) => {}
@@ -456,15 +458,28 @@ fn limit(message: &Message) -> Duration {
     }
 }
 
+/// A request, and the text of it, which each try sends.
+struct Encoded {
+    message: Message,
+    text: Zeroizing<String>,
+}
+
+impl Encoded {
+    fn new(message: Message) -> Result<Self, tobj::Invalid> {
+        Ok(Self { text: message.encode()?.into(), message })
+    }
+}
+
 /// One transaction: the answer, and whether it came before the end of the literal; `None` if it did not come in time.
 async fn transact<R>(
     link: &mut Link,
-    request: &Message,
+    request: &Encoded,
     literal: &mut R,
 ) -> Result<Option<(Reply, Sent)>, ConnectionError>
 where
     R: AsyncRead + Unpin + ?Sized,
 {
+    let Encoded { message: request, text } = request;
     let (is_sealed, port) = (link.session().is_sealed(), link.session().port());
     if !is_sealed && request.literal.is_some() {
         return Err(ConnectionError::Unsealed);
@@ -474,7 +489,7 @@ where
         ConnectionError::Io(_) | ConnectionError::Ended if !is_sealed => ConnectionError::Unanswered(port),
         error => error,
     };
-    link.send(request).await.map_err(failed)?;
+    link.send_text(text).await.map_err(failed)?;
     let sent = match request.literal {
         Some(n) => link.send_literal(literal, n).await?,
         None => Sent::Whole,

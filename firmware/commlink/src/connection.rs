@@ -109,7 +109,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// # Errors
     /// [`ConnectionError`]; the connection is then of no more use, unless it is [`ConnectionError::Message`].
     pub async fn send(&mut self, message: &Message) -> Result<(), ConnectionError> {
-        let text = Zeroizing::new(message.encode()?);
+        self.send_text(&Zeroizing::new(message.encode()?)).await
+    }
+
+    /// Sends a message in its text form, which whoever may have to send it again keeps.
+    ///
+    /// # Errors
+    /// [`ConnectionError`]; the connection is then of no more use.
+    pub(crate) async fn send_text(&mut self, text: &str) -> Result<(), ConnectionError> {
         let sending = async {
             let mut encoder = Encoder::new(text.as_bytes());
             let mut vectors = vec![[0; 8]; encoder.remaining()];

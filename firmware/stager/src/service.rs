@@ -267,7 +267,7 @@ impl Look {
     fn at(ledger: &Ledger) -> std::result::Result<Self, LedgerError> {
         let read = ledger.read()?;
         let (leases, outbox, _) = read.counts()?;
-        let oldest = read.outbox()?.next().transpose()?.map(|(_, event)| event.at);
+        let oldest = read.outbox(0)?.next().transpose()?.map(|(_, event)| event.at);
         let pass = read.number(Number::Pass)?;
         let mut look = Self { leases, outbox, oldest, objects: 0, behind: 0, damaged: 0 };
         for entry in read.objects(None)? {

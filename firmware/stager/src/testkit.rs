@@ -117,7 +117,7 @@ impl Kit {
 
     /// The outcomes of all audit records of this kind so far; checks that numbers have no gap.
     pub(crate) fn outcomes(&self, event: tobj::AuditEvent) -> Vec<String> {
-        let all: Vec<_> = self.ledger.read().unwrap().outbox().unwrap().map(Result::unwrap).collect();
+        let all: Vec<_> = self.ledger.read().unwrap().outbox(0).unwrap().map(Result::unwrap).collect();
         assert!(all.iter().map(|(seq, _)| *seq).eq(1..=all.len() as u64));
         all.into_iter().filter(|(_, e)| e.event == event).map(|(_, e)| e.outcome.unwrap_or_default()).collect()
     }

@@ -90,7 +90,7 @@ fn agree(tree: &Tree, ledger: &Ledger, told: &Told, label: &str) {
     for id in &told.revoked {
         assert!(!leases.contains_key(id), "{label}: a revoked lease is back");
     }
-    let records: Vec<_> = read.outbox().unwrap().map(Result::unwrap).collect();
+    let records: Vec<_> = read.outbox(0).unwrap().map(Result::unwrap).collect();
     assert!(records.windows(2).all(|w| w[1].0 == w[0].0 + 1), "{label}: a gap in the audit records");
 }
 
@@ -100,7 +100,7 @@ fn audited(root: &Path, label: &str) {
     let ledger = Ledger::open(root, &tree.incoming_path(), false, 1 << 20).unwrap();
     let read = ledger.read().unwrap();
     let (mut begun, mut ended) = (BTreeMap::new(), BTreeMap::new());
-    for entry in read.outbox().unwrap() {
+    for entry in read.outbox(0).unwrap() {
         let (_, event) = entry.unwrap();
         match (event.event, event.lease) {
             (AuditEvent::Staged, Some(lease)) => *begun.entry(lease).or_insert(0) += 1,
@@ -487,7 +487,7 @@ fn account_for(site: &Site, told: &Told) {
     let tree = Tree::open(site.root()).unwrap();
     let ledger = Ledger::open(site.root(), &tree.incoming_path(), false, 1 << 20).unwrap();
     let read = ledger.read().unwrap();
-    for entry in read.outbox().unwrap() {
+    for entry in read.outbox(0).unwrap() {
         let (seq, event) = entry.unwrap();
         let there = all.insert(seq, (event.event, event.lease));
         assert!(there.is_none_or(|there| there == (event.event, event.lease)), "record {seq} has two meanings");

@@ -94,7 +94,9 @@ impl Element {
         out.push_str(&self.name);
         for (key, value) in &self.attributes {
             allowed(value)?;
-            out.push_str(&format!(" {key}=\"{}\"", escape(value.as_str())));
+            for piece in [" ", key, "=\"", &escape(value.as_str()), "\""] {
+                out.push_str(piece);
+            }
         }
         out.push('>');
         allowed(&self.text)?;

@@ -9,7 +9,7 @@ use crate::test::cargo;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 /// One line of the table.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,11 +60,17 @@ pub(crate) fn bench(names: &[String], json: Option<&Path>) -> Result<()> {
 
 /// What a benchmark of a crate itself prints: rows as JSON.
 pub(crate) fn of_crate(package: &str, bench: &str) -> Result<Vec<Row>> {
-    let output = cargo()
-        .args(["bench", "--quiet", "--package", package, "--bench", bench])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run cargo")?;
+    rows_of(cargo().args(crate_bench(package, bench)))
+}
+
+/// What cargo is to do for a benchmark of a crate.
+pub(crate) fn crate_bench<'a>(package: &'a str, bench: &'a str) -> [&'a str; 6] {
+    ["bench", "--quiet", "--package", package, "--bench", bench]
+}
+
+/// Runs a command that prints rows.
+pub(crate) fn rows_of(command: &mut Command) -> Result<Vec<Row>> {
+    let output = command.stderr(Stdio::inherit()).output().context("the measurement cannot be run")?;
     if !output.status.success() {
         bail!("the measurement failed");
     }

@@ -40,7 +40,7 @@ fn transactions() -> [String; 2] {
     let mut tls = tls::Pair::start(bare::request_size());
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..PAIRS {
-        times[0].push(per_second(|| ours.login()));
+        times[0].push(ours.logins_per_second());
         times[1].push(per_second(|| bare.transaction()));
         times[2].push(per_second(|| tls.echo()));
     }
@@ -70,17 +70,32 @@ fn row(name: &str, value: f64, unit: &str, peer: &str, peer_value: f64) -> Strin
 }
 
 fn per_second(mut once: impl FnMut()) -> f64 {
-    let (start, mut count) = (Instant::now(), 0.0);
+    let mut count = Count::start();
     loop {
+        once();
+        if let Some(rate) = count.one() {
+            return rate;
+        }
+    }
+}
+
+/// What was done since when.
+struct Count {
+    start: Instant,
+    done: u32,
+}
+
+impl Count {
+    fn start() -> Self {
+        Self { start: Instant::now(), done: 0 }
+    }
+
+    /// One more; how many a second once it is time to stop.
+    fn one(&mut self) -> Option<f64> {
+        self.done += 1;
         // The clock is not asked each time.
-        for _ in 0..16 {
-            once();
-            count += 1.0;
-        }
-        let elapsed = start.elapsed();
-        if elapsed >= HALF {
-            return count / elapsed.as_secs_f64();
-        }
+        let elapsed = if self.done.is_multiple_of(16) { self.start.elapsed() } else { Duration::ZERO };
+        (elapsed >= HALF).then(|| f64::from(self.done) / elapsed.as_secs_f64())
     }
 }
 

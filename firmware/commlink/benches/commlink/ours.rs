@@ -70,15 +70,25 @@ impl Pair {
         Self { runtime: own, client: client_of_database, operator, _servers: (servers, trigger) }
     }
 
-    /// One small transaction.
-    pub(super) fn login(&self) {
-        let request = Request::LoginCheck {
-            customer: Text::new(super::bare::CUSTOMER).unwrap(),
-            password: Secret::new(super::bare::PASSWORD).unwrap(),
-            address: Text::new(super::bare::ADDRESS).unwrap(),
+    /// Small transactions, one after the other, in a task of the runtime, where the daemon's callers are.
+    pub(super) fn logins_per_second(&self) -> f64 {
+        let client = self.client.clone();
+        let asking = async move {
+            let mut count = super::Count::start();
+            loop {
+                let request = Request::LoginCheck {
+                    customer: Text::new(super::bare::CUSTOMER).unwrap(),
+                    password: Secret::new(super::bare::PASSWORD).unwrap(),
+                    address: Text::new(super::bare::ADDRESS).unwrap(),
+                };
+                let reply = client.call("database", request).await.unwrap();
+                assert!(matches!(reply, Reply::Verified { .. }));
+                if let Some(rate) = count.one() {
+                    return rate;
+                }
+            }
         };
-        let reply = self.runtime.block_on(self.client.call("database", request)).unwrap();
-        assert!(matches!(reply, Reply::Verified { .. }));
+        self.runtime.block_on(self.runtime.spawn(asking)).unwrap()
     }
 
     /// One literal.

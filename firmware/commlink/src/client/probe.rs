@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use tobj::{Message, Reply, Request};
 use tokio::time::Instant;
 
-use super::{CallError, Client, transact, unreachable};
+use super::{CallError, Client, Encoded, transact, unreachable};
 use crate::connection::ConnectionError;
 
 /// How often the clock is asked for; the quickest answer counts.
@@ -43,7 +43,7 @@ impl Client {
         let broken = |source| CallError::Broken { peer: peer.to_owned(), source };
         let (mut latency, mut clock_ahead) = (Duration::MAX, 0);
         for _ in 0..TIMES {
-            let request = Message::request(Request::Probe {})?;
+            let request = Encoded::new(Message::request(Request::Probe {})?)?;
             let (asked, start) = (now(), Instant::now());
             let answer = transact(&mut link, &request, &mut tokio::io::empty()).await.map_err(broken)?;
             let took = start.elapsed();

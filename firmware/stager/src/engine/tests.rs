@@ -305,7 +305,7 @@ fn acknowledged_records_are_dropped() {
     kit.flush();
     assert_eq!(fault(kit.ask(Work::Acknowledge { upto: 3 })), Some(Fault::Invalid), "more than there ever were");
     kit.ask(Work::Acknowledge { upto: 1 }).unwrap();
-    let left: Vec<_> = kit.ledger.read().unwrap().outbox().unwrap().map(|e| e.unwrap().0).collect();
+    let left: Vec<_> = kit.ledger.read().unwrap().outbox(0).unwrap().map(|e| e.unwrap().0).collect();
     assert_eq!(left, [2]);
 }
 

@@ -5,6 +5,7 @@ use super::{
 };
 use crate::rows::{Event, Lease, Object, Upload};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, TableError};
+use std::ops::Bound;
 use tobj::{Id, Sha256};
 
 /// A look at the ledger as it was last committed.
@@ -113,9 +114,10 @@ impl Reader {
         }))
     }
 
-    /// What the database has not acknowledged, oldest first.
-    pub fn outbox(&self) -> Result<impl Iterator<Item = Result<(u64, Event)>>> {
-        let range = self.outbox.as_ref().map(ReadableTable::iter).transpose()?;
+    /// What the database has not acknowledged, oldest first, beginning after this number.
+    pub fn outbox(&self, after: u64) -> Result<impl Iterator<Item = Result<(u64, Event)>>> {
+        let range = self.outbox.as_ref().map(|table| table.range((Bound::Excluded(after), Bound::Unbounded)));
+        let range = range.transpose()?;
         Ok(range.into_iter().flatten().map(|entry| {
             let (seq, row) = entry?;
             Ok::<_, LedgerError>((seq.value(), parse("outbox", row.value())?))

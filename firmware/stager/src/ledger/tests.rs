@@ -99,7 +99,7 @@ fn the_outbox_keeps_what_is_not_acknowledged() {
     ledger.write(|txn| txn.acknowledge(3)).unwrap();
     drop(ledger);
     let ledger = open(dir.path(), false).unwrap();
-    let left: Vec<_> = ledger.read().unwrap().outbox().unwrap().map(|e| e.unwrap().0).collect();
+    let left: Vec<_> = ledger.read().unwrap().outbox(0).unwrap().map(|e| e.unwrap().0).collect();
     assert_eq!(left, [4, 5]);
     ledger.write(|txn| txn.acknowledge(9)).unwrap();
     assert_eq!(ledger.write(|txn| txn.log(&Event::new(6, AuditEvent::Login))).unwrap(), 6);

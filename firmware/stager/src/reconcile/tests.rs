@@ -113,7 +113,7 @@ fn transfers_that_were_cut_are_closed() {
     kit.stop();
     let (kit, report) = kit.again();
     assert_eq!((report.interrupted, report.leases), (2, 1));
-    let records: Vec<_> = kit.ledger.read().unwrap().outbox().unwrap().map(|e| e.unwrap().1).collect();
+    let records: Vec<_> = kit.ledger.read().unwrap().outbox(0).unwrap().map(|e| e.unwrap().1).collect();
     let records: Vec<_> = records.into_iter().filter(|e| e.event == AuditEvent::Transfer).collect();
     assert!(records.iter().all(|e| e.outcome.as_deref() == Some("interrupted") && e.at >= NOW));
     assert_eq!(

@@ -1,14 +1,40 @@
 //! How long staging takes, and that the size of the object does not matter: for the stager alone beside what its disk can do, which
 //! is a benchmark of that crate, and for a customer's whole choice.
 
-use super::{Row, median, of_crate};
+use super::{Row, crate_bench, median, of_crate, rows_of};
 use crate::access::Access;
 use crate::customer::Customer;
 use crate::local::{Setup, directory};
+use crate::test::cargo;
 use crate::{host, test, up, workdir};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
+
+/// Where the stager is measured, if not on an XFS of its own.
+const DIR: &str = "FFS_BENCH_DIR";
+
+const XFS: &[host::Tool] = &[
+    host::Tool { program: "mkfs.xfs", package: "xfsprogs" },
+    host::Tool { program: "losetup", package: "mount" },
+    host::Tool { program: "unshare", package: "util-linux" },
+];
+
+/// Bytes of that XFS, of which only what is written takes space.
+const DISK: &str = "14G";
+
+/// The loop device and the mount go with the last process in them.
+const MOUNTED: &str = r#"
+    dir=$1 size=$2; shift 2
+    truncate --size "$size" "$dir/disk"
+    mkfs.xfs -q "$dir/disk"
+    mkdir "$dir/srv"
+    loop=$(losetup --find --show --direct-io=on "$dir/disk")
+    mount "$loop" "$dir/srv" || { losetup --detach "$loop"; exit 1; }
+    losetup --detach "$loop"
+    FFS_BENCH_DIR=$dir/srv exec "$@"
+"#;
 
 /// How often each size is staged.
 const TIMES: usize = 20;
@@ -16,9 +42,40 @@ const TIMES: usize = 20;
 const SIZES: [(&str, u64); 2] = [("2 KiB", 2 << 10), ("2 GiB", 2 << 30)];
 
 pub(super) fn measure() -> Result<Vec<Row>> {
-    let mut rows = of_crate("stager", "staging")?;
+    let mut rows = stager()?;
     rows.extend(choice()?);
     Ok(rows)
+}
+
+/// The stager alone, on the file system that it is made for: an XFS of its own, mounted where nobody else sees it. Where that cannot be,
+/// or `FFS_BENCH_DIR` names another place, it is measured there.
+fn stager() -> Result<Vec<Row>> {
+    if std::env::var_os(DIR).is_some() {
+        return of_crate("stager", "staging");
+    }
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("only root can mount an XFS: this is measured on the file system of target/, which is another");
+        return of_crate("stager", "staging");
+    }
+    host::require(XFS)?;
+    // Built before, so that nothing else happens on the disk then.
+    let bench = crate_bench("stager", "staging");
+    if !cargo().args(bench).arg("--no-run").status()?.success() {
+        bail!("the benchmark cannot be built");
+    }
+    let dir = workdir().join("bench-xfs");
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir)?;
+    }
+    std::fs::create_dir_all(&dir)?;
+    let cargo = cargo();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-euc", MOUNTED, "sh"]).arg(&dir).arg(DISK).arg(cargo.get_program()).args(bench);
+    let rows = rows_of(command.current_dir(crate::root())).with_context(|| {
+        format!("on an XFS of its own, for which a loop device is needed; {DIR}=DIRECTORY names another place")
+    });
+    std::fs::remove_dir_all(&dir)?;
+    rows
 }
 
 /// The whole of a customer's choice is timed, from his click to the page: portal, grants by the database, both leases by the stager.
