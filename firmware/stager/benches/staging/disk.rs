@@ -106,7 +106,7 @@ pub(crate) struct Bare {
 /// A directory to be synced, and who is told.
 type Task = (PathBuf, Sender<()>);
 
-/// As many as stagerd has for it.
+/// As many as make it fast on file systems of all kinds.
 const THREADS: usize = 16;
 
 impl Bare {

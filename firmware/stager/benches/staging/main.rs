@@ -7,7 +7,7 @@
 //! - *size*: the same for objects from 1 KiB to 10 GiB. Their blocks are allocated, with `fallocate`; they read as zeros and have the
 //!   hash of that. Staging reads none of it, so what is in the blocks does not matter, and that they are there does.
 //! - *in flight*: 64 stagings at a time, beside batches of 64 without grants, leases and audit: a directory and a link for each, the
-//!   directories synced by as many threads as stagerd has for it. What is compared is links a second.
+//!   directories synced by 16 threads. What is compared is links a second.
 //! - *cp*: what the same objects cost who has no links: a copy, synced.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "it is a measurement: it fails or prints")]
 
