@@ -7,6 +7,7 @@
 //! - [`qmp`]: QEMU's control protocol;
 //! - [`image`]: what `cargo xtask image` made of a role;
 //! - [`site`]: the topology of a site: three roles, two LAN segments, a public and a management side;
+//! - [`writes`]: all that a machine wrote to a disk, to have the power cut at any instant of one run;
 //! - [`wire`]: a station of our own on a segment, to look at the appliances as a stranger on the LAN would.
 //!
 //! The serial line is only read: whoever tests an appliance talks to it as its users do. Every wait has an end
@@ -21,6 +22,7 @@ mod rom;
 pub mod site;
 pub mod vm;
 pub mod wire;
+pub mod writes;
 
 pub use patience::{Patience, Waited};
 

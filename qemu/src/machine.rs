@@ -27,10 +27,14 @@ pub struct Machine {
     pub boot: Boot,
     /// Whether it may start anew by itself; otherwise that ends it, so that a test sees it.
     pub reboots: bool,
+    /// What its clock says at the start, as QEMU writes it (`1970-01-01T00:00:00`); that of the host without it.
+    pub clock: Option<String>,
     /// Network interfaces, in the order of their slots.
     pub nics: Vec<Nic>,
     /// Disks, in the order of their slots.
     pub disks: Vec<Disk>,
+    /// The disk whose writes are all logged, and the file for that, which must be there ([`crate::writes`]).
+    pub logged: Option<(String, PathBuf)>,
 }
 
 /// What a machine starts.
@@ -256,7 +260,17 @@ fn plain(id: &str) -> Result<(), Error> {
 impl Machine {
     /// A machine with one processor, without networks and disks.
     pub fn new(name: &str, memory: u32, boot: Boot) -> Self {
-        Self { name: name.into(), memory, cpus: 1, boot, reboots: false, nics: Vec::new(), disks: Vec::new() }
+        Self {
+            name: name.into(),
+            memory,
+            cpus: 1,
+            boot,
+            reboots: false,
+            clock: None,
+            nics: Vec::new(),
+            disks: Vec::new(),
+            logged: None,
+        }
     }
 
     /// QEMU's arguments.
@@ -286,6 +300,12 @@ impl Machine {
         args.flag("-smp", self.cpus.to_string());
         args.flag("-m", self.memory.to_string());
         args.flag("-device", "virtio-rng-pci");
+        // A machine that hangs starts anew once its system has armed this.
+        args.flag("-device", "i6300esb");
+        args.flag("-action", "watchdog=reset");
+        if let Some(clock) = &self.clock {
+            args.flag("-rtc", format!("base={clock}"));
+        }
         args.with_path("-chardev", "file,id=serial,path=", &files.serial, "")?;
         args.flag("-serial", "chardev:serial");
         args.with_path("-qmp", "unix:", socket(&files.qmp)?, ",server=on,wait=off")?;
@@ -294,7 +314,8 @@ impl Machine {
             nic.args(&mut args)?;
         }
         for (slot, disk) in self.disks.iter().enumerate() {
-            disk.args(slot + 1, &mut args)?;
+            let log = self.logged.as_ref().filter(|(id, _)| *id == disk.id).map(|(_, path)| path.as_path());
+            disk.args(slot + 1, log, &mut args)?;
         }
         Ok(args.0)
     }
@@ -369,12 +390,18 @@ impl User {
 }
 
 impl Disk {
-    fn args(&self, slot: usize, args: &mut Args) -> Result<(), Error> {
+    fn args(&self, slot: usize, log: Option<&Path>, args: &mut Args) -> Result<(), Error> {
         plain(&self.id)?;
-        let (port, node, device) = (self.port(), self.node(), self.device());
+        let (port, mut node, device) = (self.port(), self.node(), self.device());
         args.flag("-device", format!("pcie-root-port,id={port},chassis={slot},slot={slot}"));
         let block = format!("driver=raw,node-name={node},discard=unmap,file.driver=file,file.filename=");
         args.with_path("-blockdev", &block, &self.path, "")?;
+        if let Some(log) = log {
+            let through =
+                format!("driver=blklogwrites,node-name=log-{},file={node},log.driver=file,log.filename=", self.id);
+            args.with_path("-blockdev", &through, log, "")?;
+            node = format!("log-{}", self.id);
+        }
         let boot = if self.boot { ",bootindex=1" } else { "" };
         let id = &self.id;
         args.flag("-device", format!("virtio-blk-pci,id={device},drive={node},serial={id},bus={port}{boot}"));
@@ -434,9 +461,24 @@ mod tests {
         );
         has("-object", "filter-dump,id=dump-mgmt,netdev=mgmt,file=/tmp/a,,b");
         has("-device", "pcie-root-port,id=port-data0,chassis=2,slot=2");
+        has("-device", "i6300esb");
+        has("-action", "watchdog=reset");
         has("-device", "virtio-blk-pci,id=dev-data0,drive=disk-data0,serial=data0,bus=port-data0");
         has("-chardev", "file,id=serial,path=/run/x/web.serial");
         assert!(args.iter().any(|a| a == "-nodefaults"));
+    }
+
+    #[test]
+    fn a_clock_and_a_log_of_writes() {
+        let plain = args(&machine()).unwrap();
+        assert!(!plain.iter().any(|a| a == "-rtc" || a.contains("blklogwrites")));
+        let (clock, logged) = (Some("1970-01-01T00:00:00".into()), Some(("data0".into(), "/d/log".into())));
+        let args = args(&Machine { clock, logged, ..machine() }).unwrap();
+        let has = |value: &str| assert!(args.iter().any(|a| a == value), "{value} is not in {args:#?}");
+        has("base=1970-01-01T00:00:00");
+        has("driver=blklogwrites,node-name=log-data0,file=disk-data0,log.driver=file,log.filename=/d/log");
+        has("virtio-blk-pci,id=dev-data0,drive=log-data0,serial=data0,bus=port-data0");
+        has("virtio-blk-pci,id=dev-state,drive=disk-state,serial=state,bus=port-state");
     }
 
     #[test]

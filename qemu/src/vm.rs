@@ -245,6 +245,32 @@ impl Vm {
         Ok(())
     }
 
+    /// How many bytes its system has written to a disk since it was started.
+    ///
+    /// # Errors
+    /// When QEMU does not say.
+    pub fn written(&mut self, id: &str) -> Result<u64, Error> {
+        let device = format!("/{}/", self.disk(id)?.device());
+        let all = self.execute("query-blockstats", &json!({}))?;
+        let of = |stats: &&Value| stats["qdev"].as_str().is_some_and(|path| format!("{path}/").contains(&device));
+        let found = all.as_array().into_iter().flatten().find(of).and_then(|stats| stats["stats"]["wr_bytes"].as_u64());
+        found.ok_or_else(|| Error::Protocol(format!("no count of the writes to {id}")))
+    }
+
+    /// Ends it in order: QEMU writes what it has, which makes a log of writes complete. Its system is not asked.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn quit(&mut self) -> Result<(), Error> {
+        self.execute("quit", &json!({}))?;
+        let patience = Patience::of(QEMU_ITSELF);
+        while self.ended().is_none() {
+            let what = format!("the end of {}", self.machine.name);
+            patience.pause(MOMENT).map_err(|waited| Error::Waited { what, waited })?;
+        }
+        Ok(())
+    }
+
     /// From now on, all that passes an interface goes to a file (pcap).
     ///
     /// # Errors

@@ -20,6 +20,8 @@ use xtask::vm::{Setup, Start, Vms};
 
 /// How long machines may take for anything.
 const LONG: Duration = Duration::from_secs(300);
+/// Most memory of a machine at idle, in MiB, all that it unpacked included.
+const MEMORY: u64 = 256;
 /// An address that belongs to nobody on a network: none of ours ends like that.
 const STRANGER: u8 = 77;
 
@@ -105,7 +107,22 @@ fn vm_flashed_disks_boot_to_the_same_service() {
     let mut booted = Booted::start(Start::Flashed);
     booted.vms.wait_healthy().unwrap_or_else(|error| panic!("{error:#}"));
     let desk = Desk::new(booted.vms.access(), &booted.dir);
+    at_idle(&desk);
     scenarios::a_file_is_delivered(&desk);
+}
+
+/// What the machines need while nobody wants anything of them, and what would end a hang.
+fn at_idle(desk: &Desk) {
+    for machine in desk.operate_json(&["status"]).as_array().unwrap() {
+        let detail = |name: &str| {
+            let check = machine["checks"].as_array().unwrap().iter().find(|check| check["name"] == name);
+            check.unwrap_or_else(|| panic!("no {name}: {machine}"))["detail"].as_str().unwrap().to_owned()
+        };
+        let memory = detail("memory");
+        let used: u64 = memory.split(' ').next().unwrap().parse().unwrap();
+        assert!((1..=MEMORY).contains(&used), "{}: {memory}", machine["machine"]);
+        assert_eq!(detail("watchdog"), "i6300ESB timer, 60 s", "{}", machine["machine"]);
+    }
 }
 
 /// The ports that a machine has open towards a station.

@@ -8,13 +8,15 @@
 //! | `admind storage-change` | `ffs-storage-change.service` | changes an array that runs ([`crate::storage`]) |
 //! | `admind scrub` | `ffs-scrub.service`, by a timer | reads all of the array from time to time ([`crate::storage`]) |
 //! | `admind health` | `ffs-health.service` | waits until this start is a good one ([`health`]) |
+//! | `admind console` | `ffs-console.service` | shows on screen and serial line how the machine is ([`crate::console`]) |
 //! | `admind esp mount`, `umount` | `systemd-bless-boot.service` | has the boot partition at `/boot` while the entry is blessed |
 //! | `admind serve --config FILE` | `admind.service` | answers commlinkd: status, storage, updates |
 //!
-//! All but the last end with 0, or with 1 and a message that says what to do.
+//! `console` and `serve` go on; the others end with 0, or with 1 and a message that says what to do.
 
 mod checks;
 mod health;
+mod report;
 mod service;
 mod storage;
 mod update;
@@ -59,6 +61,8 @@ enum Command {
     },
     /// Wait until this start of the machine is a good one.
     Health,
+    /// Show on screen and serial line how this machine is.
+    Console,
     /// The boot partition.
     Esp {
         #[command(subcommand)]
@@ -105,6 +109,7 @@ pub fn main() -> ExitCode {
             Ok(())
         }),
         Command::Health => once(health::gate),
+        Command::Console => once(crate::console::run),
         Command::Esp { command: EspCommand::Mount } => once(|| Ok(esp::attach()?)),
         Command::Esp { command: EspCommand::Umount } => once(|| Ok(esp::detach()?)),
         Command::StorageChange => once(|| Ok(change::run()?)),

@@ -1,12 +1,13 @@
 //! Administration. [`ctl`] is the operator's tool, `ffsctl`; [`admind`] is what runs as root on an appliance. [`state`] makes an image
-//! a machine of a site, [`setup`] gives each daemon its part of it, [`storage`] keeps the
-//! data disks, [`flash`] writes boot disks.
+//! a machine of a site, [`setup`] gives each daemon its part of it, [`storage`] keeps the data disks, [`flash`] writes boot disks,
+//! [`console`] shows on the screen how a machine is.
 
 #![allow(clippy::print_stdout, reason = "a command-line tool")]
 
 pub mod admind;
 mod blkpg;
 mod block;
+pub mod console;
 pub mod ctl;
 mod durable;
 pub mod flash;

@@ -10,6 +10,7 @@
 //! | `/run/ffs/credentials/<daemon>/…` | the daemon's part of the site, for `LoadCredential=` of its unit `<daemon>.service` | 0600 |
 //! | `/run/ffs/nftables.conf` | the whole rule set, for `nft -f` | 0644 |
 //! | `/run/systemd/network/20-ffs-N.network` | the networks | 0644 |
+//! | `/run/ffs/certificate` | the fingerprint of the certificate that customers see, for the console | 0644 |
 //! | `/run/systemd/timesyncd.conf.d/ffs.conf` | time servers, where the plan has some | 0644 |
 //!
 //! Credentials are named as in the site: `tls.pem`, `tls.key`, `grant.public`, `grant.secret`, and for commlinkd any name before the
@@ -22,7 +23,11 @@ mod network;
 
 pub use configs::{config, parts};
 
+use crate::console::facts::CERTIFICATE;
 use keys::site::{Machine, Plan, Role, SiteError};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -259,8 +264,20 @@ pub fn write(root: &Path) -> Result<String, SetupError> {
             Content::Site(part) => read(&site.join(part))?,
         };
         put(&below(&file.path), &bytes, file.mode)?;
+        if file.content == Content::Site("tls.pem".into())
+            && let Some(print) = fingerprint(&bytes)
+        {
+            put(&below(Path::new(CERTIFICATE)), print.as_bytes(), 0o644)?;
+        }
     }
     Ok(name)
+}
+
+/// SHA-256 of the first certificate of a PEM file, as browsers and `openssl x509 -fingerprint -sha256` show it, without the colons.
+/// `None` where there is none; the daemon that is to serve it says so.
+fn fingerprint(pem: &[u8]) -> Option<String> {
+    let certificate = CertificateDer::from_pem_slice(pem).ok()?;
+    Some(hex::encode(Sha256::digest(&certificate)))
 }
 
 /// Whether a machine of this folder of a site could be set up, and as what.

@@ -8,7 +8,9 @@
 //! All of it belongs to root, whoever wrote it. The file system is made by mkfs.ext4 of e2fsprogs, without mounting anything, so
 //! that an operator needs no privilege for a file.
 
+mod clock;
 pub mod mount;
+pub(crate) mod reset;
 
 use crate::gpt::{self, GptError, Guid, Partition, SECTOR, Table};
 use crate::tools::{self, ToolError};

@@ -2,6 +2,7 @@
 
 mod backend;
 mod own;
+mod shown;
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -38,6 +39,9 @@ pub async fn run(path: PathBuf, shutdown: Shutdown) -> Result<(), Box<dyn Error 
         tracing::info!(link = bag.link(), generation = bag.generation(), fingerprint = bag.fingerprint(), "a key bag");
     }
     config.check_unsealed(&keyring.current())?;
+    if let Some(dir) = config.socket.parent() {
+        tokio::spawn(shown::publish(keyring.clone(), dir.join(shown::FILE)));
+    }
     let sealed = server::bind(&config.listen, config.ports).await?;
     let mut doors: Vec<_> = sealed.into_iter().map(|listener| (listener, Door::Sealed)).collect();
     for Unsealed { link, ports } in &config.unsealed {

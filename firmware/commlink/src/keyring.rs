@@ -142,6 +142,11 @@ impl Keyring {
         holds(&self.0.bags.borrow(), bag)
     }
 
+    /// The bags from now on.
+    pub(crate) fn follow(&self) -> watch::Receiver<Arc<Bags>> {
+        self.0.bags.subscribe()
+    }
+
     /// Waits until this bag is given up.
     pub async fn released(&self, bag: &Arc<Bag>) {
         let mut bags = self.0.bags.subscribe();

@@ -41,7 +41,7 @@ const COMMLINK: &[RequestTag] =
 
 /// What admind of every machine answers operators.
 const UPDATES: &[RequestTag] =
-    &[Tag::UpdatePush, Tag::UpdateStatus, Tag::UpdateConfirm, Tag::UpdateRollback, Tag::Reboot];
+    &[Tag::UpdatePush, Tag::UpdateStatus, Tag::UpdateConfirm, Tag::UpdateRollback, Tag::Reboot, Tag::FactoryReset];
 
 /// What admind of a machine with data disks answers operators.
 const STORAGE: &[RequestTag] =
@@ -197,7 +197,10 @@ mod tests {
             | Tag::UpdateStatus
             | Tag::UpdateConfirm
             | Tag::UpdateRollback
-            | Tag::Reboot => &["operator operator web", "operator operator download", "operator operator database"],
+            | Tag::Reboot
+            | Tag::FactoryReset => {
+                &["operator operator web", "operator operator download", "operator operator database"]
+            }
             Tag::Login | Tag::Logout | Tag::Catalogue | Tag::Grant => {
                 &["web-database web database", "download-database download database"]
             }

@@ -339,6 +339,12 @@ types! {
         "UPDATE-ROLLBACK" UpdateRollback {}
         /// Operator → every machine: start anew: [`Reply::Done`]. Answered by admind.
         "REBOOT" Reboot {}
+        /// Operator → every machine: settings and journal go, site, key bags and data disks stay; the machine starts anew for it:
+        /// [`Reply::Done`] once that is sure to happen, or `INVALID` (another machine was meant). Answered by admind.
+        "FACTORY-RESET" FactoryReset {
+            /// The machine's name once more.
+            "MACHINE" machine: Name,
+        }
 
         /// ftpd → stagerd, first on a session's socket: where the client is: [`Reply::Done`].
         "FTP-SESSION" FtpSession {

@@ -7,11 +7,21 @@ use crate::storage::record;
 use crate::storage::scrub::{self, Scrub};
 use crate::tools;
 use nix::sys::statvfs::statvfs;
+use std::fs;
 use std::path::Path;
 use tobj::{Check, Name, Text};
 
+/// Where the kernel shows its watchdogs.
+const WATCHDOGS: &str = "/sys/class/watchdog";
+/// Is there once timesyncd has heard of a server.
+const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
+
 fn check(name: &str, healthy: bool, detail: &str) -> Option<Check> {
     Some(Check { name: Name::new(name).ok()?, healthy, detail: Text::lossy(detail) })
+}
+
+fn check_of(name: &str, (healthy, detail): (bool, String)) -> Option<Check> {
+    check(name, healthy, &detail)
 }
 
 /// The checks of a machine; `storage`: whether it keeps data.
@@ -21,7 +31,9 @@ pub(super) fn all(storage: bool) -> Vec<Check> {
         let (healthy, detail) = self::storage(array::look(Path::new(block::SYS)).as_ref());
         check("storage", healthy, &detail)
     });
-    [version, memory(), units(), disks.flatten()].into_iter().flatten().collect()
+    let watchdog = check_of("watchdog", self::watchdog(Path::new(WATCHDOGS)));
+    let time = check_of("time", (true, time(Path::new(SYNCHRONISED).exists())));
+    [version, memory(), units(), watchdog, time, disks.flatten()].into_iter().flatten().collect()
 }
 
 /// Memory that is in use and cannot be had back, of all there is. What the root file system takes is in it.
@@ -39,6 +51,31 @@ fn parse_memory(meminfo: &str) -> Option<(u64, u64)> {
     };
     let (all, available) = (field("MemTotal")?, field("MemAvailable")?);
     Some((all.saturating_sub(available) >> 10, all >> 10))
+}
+
+/// What ends a hang of the machine. A machine may have none; one that it has must be armed.
+fn watchdog(class: &Path) -> (bool, String) {
+    let read = |dir: &Path, file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default().trim().to_owned();
+    let all = fs::read_dir(class).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut all: Vec<_> = all.map(|dir| (read(&dir, "state"), read(&dir, "identity"), read(&dir, "timeout"))).collect();
+    all.sort();
+    match &all[..] {
+        [] => (true, "none: a hang waits for somebody who presses the button".into()),
+        all => match all.iter().find(|(state, ..)| state == "active") {
+            Some((_, identity, seconds)) => (true, format!("{identity}, {seconds} s")),
+            None => (false, format!("{} is not armed", all[0].1)),
+        },
+    }
+}
+
+/// Where the time comes from. A server that does not answer is no fault of this machine's.
+fn time(synchronised: bool) -> String {
+    if synchronised {
+        "by the servers of the plan"
+    } else {
+        "by the machine's own clock: no server of the plan has answered"
+    }
+    .to_owned()
 }
 
 /// Units of systemd that failed.
@@ -110,6 +147,25 @@ mod tests {
         assert_eq!(parse_memory(text), Some((142, 981)));
         assert_eq!(parse_memory("MemTotal: 1 kB\n"), None);
         assert_eq!(parse_memory("MemTotal: x kB\nMemAvailable: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn watchdogs_in_words() {
+        let class = tempfile::tempdir().unwrap();
+        let (healthy, words) = watchdog(class.path());
+        assert!(healthy && words.starts_with("none"), "{words}");
+        let put = |name: &str, state: &str, identity: &str| {
+            let dir = class.path().join(name);
+            fs::create_dir_all(&dir).unwrap();
+            for (file, text) in [("state", state), ("identity", identity), ("timeout", "60")] {
+                fs::write(dir.join(file), format!("{text}\n")).unwrap();
+            }
+        };
+        put("watchdog0", "inactive", "iTCO_wdt");
+        assert_eq!(watchdog(class.path()), (false, "iTCO_wdt is not armed".into()));
+        put("watchdog1", "active", "i6300ESB timer");
+        assert_eq!(watchdog(class.path()), (true, "i6300ESB timer, 60 s".into()));
+        assert!(watchdog(Path::new("/nonexistent")).0);
     }
 
     #[test]

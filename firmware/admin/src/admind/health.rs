@@ -8,6 +8,7 @@
 //! starts anew, which uses up a try. An entry that has proven itself is never left for that.
 
 use crate::block;
+use crate::console::facts::{self, HEALTH};
 use crate::setup::{Daemon, SITE, STORAGE};
 use crate::storage::record::{self as storage_record, Progress};
 use crate::storage::{array, keeps_data};
@@ -57,6 +58,7 @@ pub(super) fn gate() -> Result<(), Failed> {
                 }
                 if why != said {
                     tracing::info!(why, "not healthy yet");
+                    show(&why);
                     said = why;
                 }
             }
@@ -64,11 +66,19 @@ pub(super) fn gate() -> Result<(), Failed> {
         std::thread::sleep(LOOK);
     }
     tracing::info!(seconds = begin.elapsed().as_secs(), "this start is a good one");
+    show(facts::GOOD);
     // What was tried before has come to its end, one way or the other. That this cannot be noted is no reason to give up.
     if let Err(error) = settle() {
         tracing::error!("what became of the last update is not noted: {}", daemon::report(&*error));
     }
     Ok(())
+}
+
+/// Says how it is where the console finds it; that this cannot be done is no reason to give up.
+fn show(how: &str) {
+    if let Err(error) = facts::publish(Path::new(HEALTH), how) {
+        tracing::error!("the console does not show how it is: {}", daemon::report(&error));
+    }
 }
 
 fn machine() -> Result<Machine, Failed> {

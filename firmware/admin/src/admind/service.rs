@@ -1,6 +1,7 @@
 //! Answering commlinkd.
 
-use super::{Config, checks, storage, update};
+use super::{Config, checks, report, storage, update};
+use crate::state::{mount, reset};
 use crate::storage::change::Change;
 use crate::storage::keeps_data;
 use crate::storage::plan::Level;
@@ -9,7 +10,7 @@ use crate::update::slots::Insist;
 use daemon::{Service, Shutdown, ipc};
 use keys::site::Role;
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tobj::{Body, Fault, Id, Message, Name, Reply, Request, Text};
 use tokio::io::AsyncRead;
@@ -24,6 +25,7 @@ pub(super) async fn run(path: PathBuf, shutdown: Shutdown) -> Result<(), Box<dyn
     if keeps_data(config.role) {
         tokio::spawn(storage::watch());
     }
+    tokio::spawn(report::publish(config.role));
     let service = Admind { name, role: config.role, changing: Mutex::new(()) };
     daemon::notify::ready();
     tracing::info!(name = %service.name, "admind serves");
@@ -127,8 +129,23 @@ impl Admind {
                 let _one = self.change()?;
                 update::reboot(from)
             }
+            Request::FactoryReset { machine } => {
+                let _one = self.change()?;
+                self.factory_reset(from, id, machine)
+            }
             _ => Err(Refused(Fault::Denied, format!("{} is not for this machine", request.tag()))),
         }
+    }
+
+    fn factory_reset(&self, from: &str, id: Id, machine: &Name) -> Answer {
+        if *machine != self.name {
+            return Err(Refused(Fault::Invalid, format!("this is {}, not {machine}; nothing was reset", self.name)));
+        }
+        if !reset::order(Path::new(mount::MOUNT), &id.to_string()).map_err(unavailable)? {
+            return Ok(Reply::Done {});
+        }
+        tracing::warn!(from, "factory reset");
+        update::reboot(from)
     }
 
     /// The right to change something.

@@ -75,6 +75,14 @@ pub(crate) enum Command {
         /// The machine.
         machine: String,
     },
+    /// Make a machine what it was when its disk was written: settings and journal go; site, keys and data disks stay.
+    FactoryReset {
+        /// The machine.
+        machine: String,
+        /// The machine's name once more: what goes does not come back.
+        #[arg(long, value_name = "MACHINE")]
+        confirm: String,
+    },
     /// The audit trail.
     Audit {
         #[command(subcommand)]

@@ -95,6 +95,20 @@ pub(crate) async fn reboot(operator: &Operator, machine: &str) -> Result<(), Ctl
     }
 }
 
+/// A machine becomes what it was when its disk was written.
+pub(crate) async fn factory_reset(operator: &Operator, machine: &str, confirm: &str) -> Result<(), CtlError> {
+    if machine != confirm {
+        return Err(CtlError::Usage(format!(
+            "{machine} is to be reset, and {confirm} was confirmed; nothing was done"
+        )));
+    }
+    let name = machine.parse().map_err(|_| CtlError::Usage(format!("{machine:?} is no name of a machine")))?;
+    match operator.ask(machine, Request::FactoryReset { machine: name }).await? {
+        Reply::Done {} => Ok(()),
+        _ => Err(CtlError::Mismatch(machine.to_owned())),
+    }
+}
+
 fn versions(machine: &str, reply: Reply) -> Result<Versions, CtlError> {
     match reply {
         Reply::Updates { running, entries, failed } => Ok(Versions { running, entries, failed }),

@@ -8,10 +8,12 @@
 //! anew (its copy first), the kernel is told, and the file system is made larger; it is mounted at [`MOUNT`]. A power cut between any
 //! two of these steps is mended by the next start.
 //!
+//! The clock is set forward where it cannot be right ([`clock`]), and a factory reset that was ordered is carried out ([`reset`]).
+//!
 //! Beside `site/` there are then on it: `machine-id`, made once, which also becomes that of the running system (so `/etc` must be
 //! writable then, and journald start later); `journal/` for systemd-journald and `lib/` for what daemons keep.
 
-use super::{LABEL, StateError, io_error};
+use super::{LABEL, StateError, clock, io_error, reset};
 use crate::block::{self, Block};
 use crate::gpt::{self, Encoded, GptError, SECTOR, Table};
 use crate::tools::{self, ToolError};
@@ -276,6 +278,10 @@ pub fn run() -> Result<(), MountError> {
     let at = Path::new(MOUNT);
     mount(Some(&device), at, Some("ext4"), flags, None::<&str>).map_err(|e| failed(at)(e.into()))?;
     tracing::info!(partition = found.partition.name, mib = size >> 20, "the state partition is mounted");
+    clock::advance(at);
+    if reset::carry_out(at).map_err(failed(at))? {
+        tracing::warn!("factory reset: settings and journal are gone; site, key bags and data disks stay");
+    }
     furnish(at)?;
     identify(at, Path::new("/etc/machine-id"))
 }

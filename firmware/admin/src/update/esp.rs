@@ -14,7 +14,7 @@ use std::path::Path;
 /// Where it is mounted.
 pub(crate) const AT: &str = "/boot";
 /// Where the image says which version it is.
-const OS_RELEASE: &str = "/usr/lib/os-release";
+pub(crate) const OS_RELEASE: &str = "/usr/lib/os-release";
 
 /// Why there are no boot entries to work with.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,7 @@ pub(crate) fn running() -> Option<Version> {
 }
 
 /// `IMAGE_VERSION` of os-release(5).
-fn version_of(os_release: &str) -> Option<Version> {
+pub(crate) fn version_of(os_release: &str) -> Option<Version> {
     os_release.lines().find_map(|l| l.strip_prefix("IMAGE_VERSION="))?.trim_matches('"').parse().ok()
 }
 
