@@ -1,7 +1,7 @@
 //! A machine that runs.
 
 use crate::accel::Accel;
-use crate::machine::{Disk, Files, Machine};
+use crate::machine::{Disk, Files, Machine, Medium};
 use crate::qmp::{Event, Qmp};
 use crate::{Error, Patience, QEMU, Waited};
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ impl Vm {
         &self.machine.name
     }
 
-    /// What it consists of.
+    /// What it consists of at present.
     pub fn machine(&self) -> &Machine {
         &self.machine
     }
@@ -225,24 +225,36 @@ impl Vm {
         self.execute("device_del", &json!({ "id": device }))?;
         self.event(|e| e.name == "DEVICE_DELETED" && e.data["device"] == device.as_str(), patience)?;
         self.execute("blockdev-del", &json!({ "node-name": disk.node() }))?;
+        self.mark(id, false);
         Ok(())
     }
 
-    /// Puts a disk back that was pulled.
+    /// Puts a disk in that was pulled, or was not there.
     ///
     /// # Errors
     /// When QEMU refuses.
     pub fn plug(&mut self, id: &str) -> Result<(), Error> {
         let disk = self.disk(id)?;
-        let path = disk.path.to_string_lossy();
-        let file = json!({ "driver": "file", "filename": path });
+        let file = match &disk.medium {
+            Medium::File(path) => json!({ "driver": "file", "filename": path.to_string_lossy() }),
+            Medium::Nbd(socket) => {
+                json!({ "driver": "nbd", "server": { "type": "unix", "path": socket.to_string_lossy() } })
+            }
+        };
         let block = json!({ "driver": "raw", "node-name": disk.node(), "discard": "unmap", "file": file });
         self.execute("blockdev-add", &block)?;
         let device = json!({
-            "driver": "virtio-blk-pci", "id": disk.device(), "drive": disk.node(), "serial": disk.id, "bus": disk.port(),
+            "driver": disk.bus.driver(), "id": disk.device(), "drive": disk.node(), "serial": disk.id, "bus": disk.port(),
         });
         self.execute("device_add", &device)?;
+        self.mark(id, true);
         Ok(())
+    }
+
+    fn mark(&mut self, id: &str, plugged: bool) {
+        for disk in self.machine.disks.iter_mut().filter(|disk| disk.id == id) {
+            disk.plugged = plugged;
+        }
     }
 
     /// From now on, all that passes an interface goes to a file (pcap).
