@@ -40,6 +40,8 @@ struct State {
     /// Connections that are served, to be cut at the end.
     streams: Vec<(u64, UnixStream)>,
     next: u64,
+    /// It has no power: nothing that comes is done any more.
+    off: bool,
     ending: bool,
 }
 
@@ -74,7 +76,7 @@ impl Server {
         // What an earlier one left.
         let _ = fs::remove_file(socket);
         let listener = UnixListener::bind(socket).map_err(Error::io(socket))?;
-        let state = State { cache, mood: Mood::Well, streams: Vec::new(), next: 0, ending: false };
+        let state = State { cache, mood: Mood::Well, streams: Vec::new(), next: 0, off: false, ending: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let of_thread = shared.clone();
         let accepting = std::thread::spawn(move || accept(&listener, &of_thread));
@@ -97,7 +99,18 @@ impl Server {
         self.shared.lock().cache.pending()
     }
 
-    /// The power has gone: waits until nobody is connected any more, then loses what was not flushed, or a part of it.
+    /// The power goes: from now on nothing is done any more, until [`Self::cut`].
+    pub fn off(&self) {
+        let mut state = self.shared.lock();
+        state.off = true;
+        for (_, stream) in &state.streams {
+            let _ = stream.shutdown(Shutdown::Both); // it may have ended by itself
+        }
+        self.shared.changed.notify_all();
+    }
+
+    /// The power has gone: waits until nobody is connected any more, then loses what was not flushed, or a part of it, and has power
+    /// again.
     ///
     /// # Errors
     /// When somebody stays connected, or the file cannot be written.
@@ -110,6 +123,7 @@ impl Server {
                 self.shared.changed.wait_timeout(state, patience.left()).unwrap_or_else(PoisonError::into_inner);
             state = next;
         }
+        state.off = false;
         state.cache.cut(loss).map_err(Error::io(&self.socket))
     }
 }
@@ -142,6 +156,9 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
             return;
         }
         let Ok(stream) = stream else { continue };
+        if state.off {
+            continue;
+        }
         let Ok(to_cut) = stream.try_clone() else { continue };
         let number = state.next;
         state.next += 1;
@@ -197,10 +214,10 @@ fn serve(stream: &UnixStream, shared: &Shared) -> io::Result<()> {
 /// What comes of a request; `None` at the end.
 fn answer(shared: &Shared, request: Request) -> Option<Result<Vec<u8>, Refusal>> {
     let mut state = shared.lock();
-    while state.mood == Mood::Hangs && !state.ending {
+    while state.mood == Mood::Hangs && !state.ending && !state.off {
         state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
     }
-    if state.ending {
+    if state.ending || state.off {
         return None;
     }
     let fails = state.mood == Mood::Fails || state.mood == Mood::FailsReads && request.command == Command::Read;
@@ -294,6 +311,19 @@ mod tests {
         assert_eq!(server.cut(Loss::All, &patience()).unwrap(), Lost { pending: 1, gone: 1, torn: 0 });
         let mut client = Client::connect(&server);
         assert_eq!(client.ask(0, 0, 6, b""), (0, b"kept\0\0".to_vec()));
+    }
+
+    #[test]
+    fn without_power_nothing_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = server(dir.path());
+        let mut client = Client::connect(&server);
+        assert_eq!(client.ask(1, 0, 4, b"lost"), OK);
+        server.off();
+        assert!(client.0.write_all(&encode(3, 0, 0, 0, b"")).is_err() || client.0.read(&mut [0]).unwrap() == 0);
+        assert!(UnixStream::connect(server.socket()).unwrap().read_exact(&mut [0]).is_err(), "nobody is there");
+        assert_eq!(server.cut(Loss::All, &patience()).unwrap().gone, 1, "the flush came too late");
+        assert_eq!(Client::connect(&server).ask(0, 0, 4, b""), (0, vec![0; 4]));
     }
 
     #[test]

@@ -277,8 +277,15 @@ impl Vms {
     /// # Errors
     /// When a disk cannot be read or written.
     pub fn cut(&mut self, loss: impl FnMut() -> Loss) -> Result<Lost> {
+        // The disks first: a machine could still flush on its way out.
+        self.servers.off();
         self.vm(Role::Download).kill();
         self.servers.cut(loss)
+    }
+
+    /// Writes to volatile disks that were not flushed.
+    pub fn unflushed(&self) -> usize {
+        self.servers.unflushed()
     }
 
     /// Starts a machine again that has lost its power, changed or not, without waiting for it.

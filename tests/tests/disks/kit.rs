@@ -8,17 +8,19 @@ use qemu::{Patience, Waited};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tests::Desk;
 use xtask::customer::{Customer, Ftp, Staged, download_staged, sha256};
-use xtask::local::{run_with_input, temporary};
+use xtask::local::temporary;
 use xtask::vm::{Bays, Setup, Vms};
 
 /// How long machines may take for anything.
@@ -35,8 +37,8 @@ const LARGE: &str = "large";
 /// Versions of it.
 const LARGE_VERSIONS: [&str; 4] = ["1", "2", "3", "4"];
 const LARGE_BYTES: usize = 8 << 20;
-/// What a download gets in a second, so that it is sure to be under way when a disk goes.
-const BYTES_PER_SECOND: &str = "1M";
+/// Downloads under way when something happens to a disk. Each is larger than what is on its way to a client that takes nothing.
+const DOWNLOADS: usize = 20;
 /// What a start must not have had to repair: a power cut leaves none of this.
 const DAMAGE: [&str; 6] = [
     "stagings given up",
@@ -191,6 +193,12 @@ impl Lab {
     pub(crate) fn cut_under_load(&mut self, stagings: usize, change: impl FnOnce(Machine) -> Machine) -> Cut {
         let load = Load::start(&self.browsers);
         self.eventually("stagings", |_| load.acknowledged() >= stagings);
+        // A moment at which there is something to lose; such moments are short.
+        let patience = Patience::of(LONG);
+        while self.vms.unflushed() == 0 {
+            patience.check().expect("nothing was ever written without a flush");
+            std::thread::yield_now();
+        }
         load.stop();
         let mut rng = fastrand::Rng::with_seed(self.seed);
         let mut loss = || if rng.u8(..4) == 0 { Loss::All } else { Loss::Part(rng.u64(..)) };
@@ -216,38 +224,26 @@ impl Lab {
         cut
     }
 
-    /// Twenty downloads, and stagings beside them; `during` happens when all have begun and none has ended.
+    /// Twenty downloads, and stagings beside them; `during` happens when all downloads are under way.
     pub(crate) fn under_downloads(&mut self, during: impl FnOnce(&mut Self)) {
-        let staged: Vec<Staged> = (0..20)
+        let staged: Vec<Staged> = (0..DOWNLOADS)
             .map(|n| {
                 let browser = &self.browsers[n % CUSTOMERS.len()];
                 browser.stage(LARGE, LARGE_VERSIONS[n % LARGE_VERSIONS.len()]).unwrap_or_else(|e| panic!("{e:#}"))
             })
             .collect();
         let load = Load::start(&self.browsers);
-        let downloads: Vec<(PathBuf, String, JoinHandle<()>)> = staged
-            .into_iter()
-            .enumerate()
-            .map(|(n, staged)| {
-                let to = self.path(&format!("download-{n}"));
-                let _ = fs::remove_file(&to); // of an earlier round
-                let (ftp, file) = (self.access().ftp(), to.clone());
-                let (url, sha256) = (format!("ftp://{}:{}/{}", ftp.0, ftp.1, staged.file), staged.sha256.clone());
-                let thread = std::thread::spawn(move || slowly(&url, &staged, &file));
-                (to, sha256, thread)
-            })
-            .collect();
-        let begun = |to: &Path| fs::metadata(to).is_ok_and(|m| m.len() > 0);
-        self.eventually("the begin of the downloads", |_| downloads.iter().all(|(to, ..)| begun(to)));
+        let (host, port) = self.access().ftp();
+        let url = |staged: &Staged| format!("ftp://{host}:{port}/{}", staged.file);
+        let start =
+            |(n, staged): (usize, &Staged)| Download::start(&url(staged), staged, self.path(&format!("download-{n}")));
+        let downloads: Vec<Download> = staged.iter().enumerate().map(start).collect();
+        downloads.iter().for_each(Download::has_begun);
         let before = load.acknowledged();
-        assert!(
-            downloads.iter().all(|(.., thread)| !thread.is_finished()),
-            "a download was over before anything happened"
-        );
+        downloads.iter().for_each(Download::go_on);
         during(self);
-        for (to, expected, thread) in downloads {
-            thread.join().unwrap();
-            assert_eq!(sha256(&to).unwrap(), expected);
+        for (download, staged) in downloads.into_iter().zip(staged) {
+            assert_eq!(sha256(&download.end()).unwrap(), staged.sha256);
         }
         self.eventually("stagings after that", |_| load.acknowledged() > before + CUSTOMERS.len());
         load.stop();
@@ -385,13 +381,48 @@ impl Storage {
     }
 }
 
-/// Downloads by a one-time lease, at a rate.
-fn slowly(url: &str, staged: &Staged, to: &Path) {
-    let mut curl = Command::new("curl");
-    curl.args(["--silent", "--show-error", "--fail", "--max-time", "600", "--limit-rate", BYTES_PER_SECOND]);
-    curl.args(["--config", "-", "--output"]).arg(to).arg(url);
-    let login = format!("user = \"{}:{}\"\n", staged.user, staged.password);
-    run_with_input(&mut curl, &login).unwrap_or_else(|error| panic!("{error:#}"));
+/// A download that waits, once it has begun, until it is told to go on: its client takes nothing meanwhile.
+struct Download {
+    begun: Receiver<()>,
+    go_on: Sender<()>,
+    thread: JoinHandle<PathBuf>,
+}
+
+impl Download {
+    fn start(url: &str, staged: &Staged, to: PathBuf) -> Self {
+        let (begun, has_begun) = channel();
+        let (go_on, goes_on) = channel();
+        let login = format!("user = \"{}:{}\"\n", staged.user, staged.password);
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--no-buffer", "--max-time", "600", "--config", "-", url]);
+        let thread = std::thread::spawn(move || {
+            let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            child.stdin.take().unwrap().write_all(login.as_bytes()).unwrap();
+            let (mut from, mut file) = (child.stdout.take().unwrap(), File::create(&to).unwrap());
+            let mut first = [0; 1];
+            from.read_exact(&mut first).expect("a first byte");
+            file.write_all(&first).unwrap();
+            begun.send(()).unwrap();
+            goes_on.recv().unwrap();
+            std::io::copy(&mut from, &mut file).unwrap();
+            assert!(child.wait().unwrap().success(), "a download failed");
+            to
+        });
+        Self { begun: has_begun, go_on, thread }
+    }
+
+    fn has_begun(&self) {
+        self.begun.recv_timeout(LONG).expect("the download begins");
+        assert!(!self.thread.is_finished());
+    }
+
+    fn go_on(&self) {
+        self.go_on.send(()).unwrap();
+    }
+
+    fn end(self) -> PathBuf {
+        self.thread.join().unwrap()
+    }
 }
 
 /// Customers who stage, each one thing after the other.

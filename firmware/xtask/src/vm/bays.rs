@@ -50,6 +50,18 @@ impl Servers {
         self.0.iter().find(|(id, _)| id == disk).map(|(_, server)| server)
     }
 
+    /// The power goes.
+    pub(super) fn off(&self) {
+        for (_, server) in &self.0 {
+            server.off();
+        }
+    }
+
+    /// Writes that were not flushed.
+    pub(super) fn unflushed(&self) -> usize {
+        self.0.iter().map(|(_, server)| server.unflushed()).sum()
+    }
+
     /// The machine has lost its power: what its disks lose by that, added up.
     pub(super) fn cut(&self, mut loss: impl FnMut() -> Loss) -> Result<Lost> {
         let (mut all, patience) = (Lost::default(), Patience::of(ENDS));
