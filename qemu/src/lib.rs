@@ -4,6 +4,7 @@
 //! - [`machine`]: what a machine consists of, and QEMU's command line for it;
 //! - [`accel`]: whether KVM really runs a guest here;
 //! - [`vm`]: a machine that runs;
+//! - [`nbd`]: disks that lose what was not flushed, fail, or do not answer;
 //! - [`qmp`]: QEMU's control protocol;
 //! - [`image`]: what `cargo xtask image` made of a role;
 //! - [`site`]: the topology of a site: three roles, two LAN segments, a public and a management side;
@@ -16,6 +17,7 @@
 pub mod accel;
 pub mod image;
 pub mod machine;
+pub mod nbd;
 mod patience;
 pub mod qmp;
 mod rom;

@@ -172,16 +172,54 @@ impl User {
 pub struct Disk {
     /// Its name within the machine, and its serial number.
     pub id: String,
-    /// The raw image.
-    pub path: PathBuf,
+    /// Where its bytes are.
+    pub medium: Medium,
+    /// What it is to the machine.
+    pub bus: Bus,
     /// Whether a firmware starts from it.
     pub boot: bool,
+    /// Whether it is there; otherwise there is room for it.
+    pub plugged: bool,
+}
+
+/// Where the bytes of a disk are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Medium {
+    /// In a raw image.
+    File(PathBuf),
+    /// Behind the socket of an NBD server, such as [`crate::nbd`]'s.
+    Nbd(PathBuf),
+}
+
+/// What a disk is to the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// virtio-blk.
+    Virtio,
+    /// A controller with one namespace. Unlike virtio's, its driver gives up on what is not answered.
+    Nvme,
+}
+
+impl Bus {
+    /// QEMU's name of the device.
+    pub(crate) fn driver(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio-blk-pci",
+            Self::Nvme => "nvme",
+        }
+    }
 }
 
 impl Disk {
-    /// A disk that nothing starts from.
+    /// A virtio disk in a raw image that nothing starts from.
     pub fn new(id: &str, path: &Path) -> Self {
-        Self { id: id.into(), path: path.into(), boot: false }
+        Self { id: id.into(), medium: Medium::File(path.into()), bus: Bus::Virtio, boot: false, plugged: true }
+    }
+
+    /// The same bytes, from a server at this socket.
+    #[must_use]
+    pub fn served(self, socket: &Path) -> Self {
+        Self { medium: Medium::Nbd(socket.into()), ..self }
     }
 
     /// The name of its root port.
@@ -197,6 +235,11 @@ impl Disk {
     /// The name of its image in QEMU's block layer.
     pub(crate) fn node(&self) -> String {
         format!("disk-{}", self.id)
+    }
+
+    /// The name of what can slow it down to nothing, which disks have that a driver gives up on.
+    pub(crate) fn throttle(&self) -> Option<String> {
+        (self.bus == Bus::Nvme).then(|| format!("throttle-{}", self.id))
     }
 }
 
@@ -394,8 +437,29 @@ impl Disk {
         plain(&self.id)?;
         let (port, mut node, device) = (self.port(), self.node(), self.device());
         args.flag("-device", format!("pcie-root-port,id={port},chassis={slot},slot={slot}"));
-        let block = format!("driver=raw,node-name={node},discard=unmap,file.driver=file,file.filename=");
-        args.with_path("-blockdev", &block, &self.path, "")?;
+        let throttle = self.throttle();
+        if let Some(throttle) = &throttle {
+            args.flag("-object", format!("throttle-group,id={throttle}"));
+        }
+        if !self.plugged {
+            return Ok(());
+        }
+        let block = match throttle {
+            None => format!("driver=raw,node-name={node},discard=unmap,file.driver="),
+            Some(throttle) => format!(
+                "driver=throttle,node-name={node},discard=unmap,throttle-group={throttle},\
+                 file.driver=raw,file.discard=unmap,file.file.driver="
+            ),
+        };
+        // What belongs to the file is one level down behind a throttle.
+        let file = if self.throttle().is_some() { "file.file" } else { "file" };
+        match &self.medium {
+            Medium::File(path) => args.with_path("-blockdev", &format!("{block}file,{file}.filename="), path, "")?,
+            Medium::Nbd(path) => {
+                let block = format!("{block}nbd,{file}.server.type=unix,{file}.server.path=");
+                args.with_path("-blockdev", &block, socket(path)?, "")?;
+            }
+        }
         if let Some(log) = log {
             let through =
                 format!("driver=blklogwrites,node-name=log-{},file={node},log.driver=file,log.filename=", self.id);
@@ -403,8 +467,8 @@ impl Disk {
             node = format!("log-{}", self.id);
         }
         let boot = if self.boot { ",bootindex=1" } else { "" };
-        let id = &self.id;
-        args.flag("-device", format!("virtio-blk-pci,id={device},drive={node},serial={id},bus={port}{boot}"));
+        let (id, driver) = (&self.id, self.bus.driver());
+        args.flag("-device", format!("{driver},id={device},drive={node},serial={id},bus={port}{boot}"));
         Ok(())
     }
 }
@@ -432,7 +496,12 @@ mod tests {
                     capture: Some("/tmp/a,b".into()),
                 },
             ],
-            disks: vec![Disk::new("state", Path::new("/d/state.raw")), Disk::new("data0", Path::new("/d/0.raw"))],
+            disks: vec![
+                Disk::new("state", Path::new("/d/state.raw")),
+                Disk::new("data0", Path::new("/d/0.raw")),
+                Disk { bus: Bus::Nvme, ..Disk::new("data1", Path::new("/d/1.raw")).served(Path::new("/r/1,.nbd")) },
+                Disk { plugged: false, ..Disk::new("data2", Path::new("/d/2.raw")) },
+            ],
             ..Machine::new("web", 1024, boot)
         }
     }
@@ -464,6 +533,16 @@ mod tests {
         has("-device", "i6300esb");
         has("-action", "watchdog=reset");
         has("-device", "virtio-blk-pci,id=dev-data0,drive=disk-data0,serial=data0,bus=port-data0");
+        has("-blockdev", "driver=raw,node-name=disk-data0,discard=unmap,file.driver=file,file.filename=/d/0.raw");
+        has("-device", "nvme,id=dev-data1,drive=disk-data1,serial=data1,bus=port-data1");
+        has("-object", "throttle-group,id=throttle-data1");
+        has(
+            "-blockdev",
+            "driver=throttle,node-name=disk-data1,discard=unmap,throttle-group=throttle-data1,file.driver=raw,\
+             file.discard=unmap,file.file.driver=nbd,file.file.server.type=unix,file.file.server.path=/r/1,,.nbd",
+        );
+        has("-device", "pcie-root-port,id=port-data2,chassis=4,slot=4");
+        assert_eq!(args.iter().filter(|a| a.contains("data2")).count(), 1, "room for a disk, and no disk");
         has("-chardev", "file,id=serial,path=/run/x/web.serial");
         assert!(args.iter().any(|a| a == "-nodefaults"));
     }

@@ -1,7 +1,7 @@
 //! A machine that runs.
 
 use crate::accel::Accel;
-use crate::machine::{Disk, Files, Machine};
+use crate::machine::{Disk, Files, Machine, Medium};
 use crate::qmp::{Event, Qmp};
 use crate::{Error, Patience, QEMU, Waited};
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ impl Vm {
         &self.machine.name
     }
 
-    /// What it consists of.
+    /// What it consists of at present.
     pub fn machine(&self) -> &Machine {
         &self.machine
     }
@@ -225,23 +225,35 @@ impl Vm {
         self.execute("device_del", &json!({ "id": device }))?;
         self.event(|e| e.name == "DEVICE_DELETED" && e.data["device"] == device.as_str(), patience)?;
         self.execute("blockdev-del", &json!({ "node-name": disk.node() }))?;
+        self.mark(id, false);
         Ok(())
     }
 
-    /// Puts a disk back that was pulled.
+    /// Puts a disk in that was pulled, or was not there.
     ///
     /// # Errors
     /// When QEMU refuses.
     pub fn plug(&mut self, id: &str) -> Result<(), Error> {
         let disk = self.disk(id)?;
-        let path = disk.path.to_string_lossy();
-        let file = json!({ "driver": "file", "filename": path });
-        let block = json!({ "driver": "raw", "node-name": disk.node(), "discard": "unmap", "file": file });
+        let file = match &disk.medium {
+            Medium::File(path) => json!({ "driver": "file", "filename": path.to_string_lossy() }),
+            Medium::Nbd(socket) => {
+                json!({ "driver": "nbd", "server": { "type": "unix", "path": socket.to_string_lossy() } })
+            }
+        };
+        let block = match disk.throttle() {
+            None => json!({ "driver": "raw", "node-name": disk.node(), "discard": "unmap", "file": file }),
+            Some(throttle) => json!({
+                "driver": "throttle", "node-name": disk.node(), "discard": "unmap", "throttle-group": throttle,
+                "file": { "driver": "raw", "discard": "unmap", "file": file },
+            }),
+        };
         self.execute("blockdev-add", &block)?;
         let device = json!({
-            "driver": "virtio-blk-pci", "id": disk.device(), "drive": disk.node(), "serial": disk.id, "bus": disk.port(),
+            "driver": disk.bus.driver(), "id": disk.device(), "drive": disk.node(), "serial": disk.id, "bus": disk.port(),
         });
         self.execute("device_add", &device)?;
+        self.mark(id, true);
         Ok(())
     }
 
@@ -269,6 +281,26 @@ impl Vm {
             patience.pause(MOMENT).map_err(|waited| Error::Waited { what, waited })?;
         }
         Ok(())
+    }
+
+    /// From now on a disk does not do what it is asked for any more, or does it again.
+    ///
+    /// # Errors
+    /// When it is none that can be stalled: a driver has to give up on it, as that of NVMe does.
+    pub fn stall(&mut self, id: &str, stalled: bool) -> Result<(), Error> {
+        let throttle = self.disk(id)?.throttle();
+        let throttle = throttle.ok_or_else(|| Error::Description(format!("{id} cannot be stalled")))?;
+        // A byte in a second is as good as nothing; 0 is no limit.
+        let limits = json!({ "bps-total": u8::from(stalled) });
+        let path = format!("/objects/{throttle}");
+        self.execute("qom-set", &json!({ "path": path, "property": "limits", "value": limits }))?;
+        Ok(())
+    }
+
+    fn mark(&mut self, id: &str, plugged: bool) {
+        for disk in self.machine.disks.iter_mut().filter(|disk| disk.id == id) {
+            disk.plugged = plugged;
+        }
     }
 
     /// From now on, all that passes an interface goes to a file (pcap).

@@ -12,6 +12,8 @@
 pub(crate) mod apply;
 pub(crate) mod array;
 pub(crate) mod change;
+pub(crate) mod events;
+pub(crate) mod health;
 pub(crate) mod inventory;
 pub(crate) mod plan;
 pub(crate) mod record;

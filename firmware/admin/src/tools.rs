@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 /// Why a program did not do its part.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,21 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 /// Runs a program to its end, with this on its standard input; gives what it said.
 pub(crate) fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>, ToolError> {
+    let output = ended(program, arguments, input)?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).split_whitespace().collect::<Vec<_>>().join(" ");
+    Err(ToolError::Failed { program: program.to_string_lossy().into_owned(), status: output.status, said })
+}
+
+/// Runs a program to its end; gives what it said, however it ended.
+pub(crate) fn output(program: &Path, arguments: &[&str]) -> Result<Vec<u8>, ToolError> {
+    ended(program, arguments, b"").map(|output| output.stdout)
+}
+
+fn ended(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Output, ToolError> {
     let name = || program.to_string_lossy().into_owned();
     let mut command = Command::new(program);
     command.args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin").env("LC_ALL", "C.UTF-8");
@@ -41,13 +56,7 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Ve
         // It may end without reading all; its status tells.
         let _ = stdin.write_all(input);
     }
-    let output = child.wait_with_output().map_err(|e| ToolError::Start(name(), e))?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).split_whitespace().collect::<Vec<_>>().join(" ");
-    Err(ToolError::Failed { program: name(), status: output.status, said })
+    child.wait_with_output().map_err(|e| ToolError::Start(name(), e))
 }
 
 #[cfg(test)]
@@ -61,6 +70,7 @@ mod tests {
         let failed = run(&cat, &["/nonexistent/x"], b"").unwrap_err();
         assert!(failed.to_string().contains("No such file"), "{failed}");
         assert!(matches!(run(Path::new("/nonexistent/x"), &[], b""), Err(ToolError::Start(..))));
+        assert_eq!(output(&cat, &["/nonexistent/x"]).unwrap(), b"", "however it ended");
         assert_eq!(find("no-such-program-here"), None);
     }
 }

@@ -44,8 +44,14 @@ const UPDATES: &[RequestTag] =
     &[Tag::UpdatePush, Tag::UpdateStatus, Tag::UpdateConfirm, Tag::UpdateRollback, Tag::Reboot, Tag::FactoryReset];
 
 /// What admind of a machine with data disks answers operators.
-const STORAGE: &[RequestTag] =
-    &[Tag::StorageStatus, Tag::StorageCreate, Tag::StorageAdd, Tag::StorageReplace, Tag::StorageScrub];
+const STORAGE: &[RequestTag] = &[
+    Tag::StorageStatus,
+    Tag::StorageCreate,
+    Tag::StorageStart,
+    Tag::StorageAdd,
+    Tag::StorageReplace,
+    Tag::StorageScrub,
+];
 
 /// The table.
 pub const TABLE: &[Row] = &[
@@ -228,9 +234,12 @@ mod tests {
             | Tag::EntitlementRemove
             | Tag::EntitlementList
             | Tag::AuditList => &["operator operator database"],
-            Tag::StorageStatus | Tag::StorageCreate | Tag::StorageAdd | Tag::StorageReplace | Tag::StorageScrub => {
-                &["operator operator download", "operator operator database"]
-            }
+            Tag::StorageStatus
+            | Tag::StorageCreate
+            | Tag::StorageStart
+            | Tag::StorageAdd
+            | Tag::StorageReplace
+            | Tag::StorageScrub => &["operator operator download", "operator operator database"],
             Tag::FtpSession | Tag::FtpLogin | Tag::TransferBegin | Tag::TransferEnd => &[],
         }
     }

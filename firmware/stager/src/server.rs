@@ -264,6 +264,7 @@ pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown
         let parts =
             verify::Parts { tree: tree.clone(), ledger: ledger.clone(), engine: engine.clone(), clock: clock.clone() };
         let pace = verify::Pace { bytes_per_second: config.verify_bytes_per_second, days: config.verify_days };
+        verify::begin_if_ordered(&tree, &engine).await;
         let verify = verify::Verifier::start(parts, pace).map_err(|_| RunError::Engine(EngineError::Thread))?;
         let service =
             Stager { name, verifier, intake, verify, tree, ledger, engine, clock, database, sessions, floor, found };

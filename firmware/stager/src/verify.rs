@@ -5,6 +5,9 @@
 //! where it was. It reads with the idle I/O priority and no faster than [`crate::config::Config::verify_bytes_per_second`], from the
 //! disk and not from the page cache.
 //!
+//! A pass also begins at a start that finds the file [`ORDER`] at the root: the machine's storage leaves it where what is on the disks
+//! may have changed without having been written.
+//!
 //! What is not as it was put in goes into quarantine: see the states in [`crate::engine`]. Its leases stay, and are served again once
 //! it is put in again.
 
@@ -21,6 +24,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tobj::{ObjectState, Sha256};
 
+/// The file that orders a pass at the next start, below the root; it goes once the pass is in the ledger.
+pub const ORDER: &str = "verify-all";
 /// Bytes that are read at a time.
 const BLOCK: usize = 1 << 20;
 /// How often it is looked whether there is something to do, without being told.
@@ -55,6 +60,20 @@ pub struct Verifier {
     wake: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
     doing: Arc<Mutex<Option<Sha256>>>,
+}
+
+/// Begins a pass if [`ORDER`] is there. What fails is tried again at the next start.
+pub async fn begin_if_ordered(tree: &Tree, engine: &Handle) {
+    let order = tree.path().join(ORDER);
+    if !order.exists() {
+        return;
+    }
+    tracing::warn!("the disks may have changed what nobody wrote: every object is verified");
+    let begun = engine.ask(Work::Verify { sha256: None, by: "storage".into() }).await;
+    let done = begun.map_err(|refusal| refusal.to_string());
+    if let Err(why) = done.and_then(|_| std::fs::remove_file(&order).map_err(|error| error.to_string())) {
+        tracing::error!(why, "this could not be ordered");
+    }
 }
 
 /// Why one object's look came to no result.

@@ -99,6 +99,16 @@ record! {
         "MEMBER" member: bool,
         /// What it does there, or what is on it, in words.
         "STATE" state: Text,
+        /// How it says itself that it is, in words; none where it says nothing.
+        "HEALTH" health: Option<Text>,
+    }
+
+    /// Something that is counted.
+    CountInfo {
+        /// What.
+        "NAME" name: Name,
+        /// How often.
+        "N" n: u64,
     }
 
     /// A boot entry of a machine.

@@ -2,8 +2,8 @@
 
 use crate::message::{types, word};
 use crate::records::{
-    AuditEntry, AuditRecord, BagKind, CatalogueItem, Check, CustomerInfo, DiskInfo, EntitlementInfo, EntryInfo,
-    LeaseInfo, LeaseKind, LinkInfo, Revocation, StoredObject,
+    AuditEntry, AuditRecord, BagKind, CatalogueItem, Check, CountInfo, CustomerInfo, DiskInfo, EntitlementInfo,
+    EntryInfo, LeaseInfo, LeaseKind, LinkInfo, Revocation, StoredObject,
 };
 use crate::values::{FileName, Id, Name, Secret, Sha256, Text, Timestamp};
 
@@ -296,13 +296,19 @@ types! {
         /// Operator → download, database: bring the data disks into use, by making an array or by taking the one that is found:
         /// [`Reply::Done`] once they are in use, or `INVALID` (what is there does not allow it). Answered by admind.
         "STORAGE-CREATE" StorageCreate {
-            /// The level: `raid1` or `raid10`; by the number of disks without one.
+            /// The level: `raid1`, `raid5`, `raid6` or `raid10`; by the number of disks without one.
             "LEVEL" level: Option<Name>,
             /// The disks by the kernel's names; all blank ones without any.
             "DISK" disks: Vec<Name>,
+            /// How many of the disks wait, as spares, for a member to fail; none without it.
+            "SPARES" spares: Option<u64>,
             /// Whether the array that is found is this machine's from now on, instead of a new one.
             "ADOPT" adopt: bool,
         }
+        /// Operator → download, database: the array that is found is started although it was not stopped in order and members are missing, so
+        /// that what is derived from them may be wrong; every object is verified: [`Reply::Done`] once it is in use, or `INVALID`. Answered
+        /// by admind.
+        "STORAGE-START" StorageStart {}
         /// Operator → download, database: a disk comes into the array, in the place of a missing member or as a spare: [`Reply::Done`] once it
         /// is in, which is before it is up to date; `INVALID`. Answered by admind.
         "STORAGE-ADD" StorageAdd {
@@ -546,6 +552,8 @@ types! {
             "DETAIL" detail: Text,
             /// The disks that are in it, or could be.
             "DISK" disks: Vec<DiskInfo>,
+            /// What has happened to the array since the machine was started, counted.
+            "COUNT" counts: Vec<CountInfo>,
         }
         /// To [`Request::UpdatePush`] and the other requests about updates.
         "UPDATES" Updates {

@@ -10,7 +10,10 @@
 //! ```
 //! They need no privilege: QEMU runs as whoever calls.
 
+mod bays;
 mod progress;
+
+pub use bays::Bays;
 
 use crate::access::{Access, OPERATOR, Running};
 use crate::host::Tool;
@@ -18,11 +21,13 @@ use crate::local::succeed;
 use crate::ports::Ports;
 use crate::{image, interrupt};
 use anyhow::{Context, Result, bail};
+use bays::Servers;
 use keys::site::{Machine, Plan, Role};
 use progress::Progress;
 use qemu::accel::{self, Accel};
 use qemu::image::RoleImage;
 use qemu::machine::{Boot, Disk};
+use qemu::nbd::{Loss, Lost, Server};
 use qemu::vm::{Vm, blank_disk};
 use qemu::{Patience, site};
 use std::fs::{self, Permissions};
@@ -49,8 +54,6 @@ const HEALTHY: Duration = Duration::from_secs(300);
 const LOOK: &str = "10";
 /// Smallest data disk: mkfs.xfs refuses less than 300 MB, and the stager leaves a part free.
 const LEAST_DISK: u64 = 1 << 30;
-/// Data disks of the download machine: RAID10.
-const DOWNLOAD_DISKS: usize = 4;
 /// Data disks of the database machine: RAID1.
 const DATABASE_DISKS: usize = 2;
 
@@ -74,6 +77,8 @@ pub struct Setup {
     pub roles: Vec<Role>,
     /// Bytes of objects that the download machine must have room for.
     pub room: u64,
+    /// Its data disks.
+    pub bays: Bays,
     /// The operator's tool.
     pub ffsctl: PathBuf,
     /// Where the image of a role is.
@@ -85,7 +90,9 @@ pub struct Setup {
 pub struct Vms {
     access: Access,
     accel: Accel,
+    // Before the servers, so that disks are there as long as machines are.
     vms: Vec<(Role, Vm)>,
+    servers: Servers,
     banner: Duration,
     healthy: Duration,
 }
@@ -117,6 +124,7 @@ impl Setup {
             start: Start::Direct,
             roles: Role::ALL.to_vec(),
             room: 0,
+            bays: Bays::default(),
             ffsctl: ffsctl.into(),
             images: |role| image::dir(role, false),
         }
@@ -159,22 +167,24 @@ impl Setup {
         let access = Access::new(dir, &self.ffsctl, &plan);
         succeed(access.ffsctl().args(["site", "new"]).arg(access.site()).arg("--plan").arg(dir.join("plan.toml")))?;
         let accel = accel::best()?;
-        let mut vms = Vms { access, accel, vms: Vec::new(), banner: Duration::ZERO, healthy: Duration::ZERO };
+        let (vms, servers) = (Vec::new(), Servers::default());
+        let mut vms = Vms { access, accel, vms, servers, banner: Duration::ZERO, healthy: Duration::ZERO };
         for machine in plan.machines.iter().filter(|m| self.roles.contains(&m.role)) {
             interrupt::check()?;
-            vms.vms.push((machine.role, self.machine(&vms.access, machine)?.start(accel, &vms.run_dir())?));
+            let described = self.machine(&vms.access, machine, &mut vms.servers)?;
+            vms.vms.push((machine.role, described.start(accel, &vms.run_dir())?));
         }
         Ok(vms)
     }
 
-    fn machine(&self, access: &Access, machine: &Machine) -> Result<qemu::machine::Machine> {
+    fn machine(&self, access: &Access, machine: &Machine, servers: &mut Servers) -> Result<qemu::machine::Machine> {
         let name = &machine.name;
         let path = |disk: &str| self.dir.join("disks").join(format!("{name}-{disk}"));
         let (boot, first) = self.system(access, machine)?;
         let mut disks = vec![first];
         let (count, size) = match machine.role {
             // Half of the four, and a quarter to spare.
-            Role::Download => (DOWNLOAD_DISKS, LEAST_DISK.max(self.room / 2 + self.room / 8 + LEAST_DISK / 2)),
+            Role::Download => (self.bays.count, LEAST_DISK.max(self.room / 2 + self.room / 8 + LEAST_DISK / 2)),
             Role::Database => (DATABASE_DISKS, LEAST_DISK),
             Role::Web => (0, 0),
         };
@@ -184,8 +194,18 @@ impl Setup {
             blank_disk(&file, size)?;
             disks.push(Disk::new(&disk, &file));
         }
+        let run = self.dir.join("run");
+        if machine.role == Role::Download {
+            for (n, disk) in disks.iter_mut().skip(1).enumerate() {
+                (disk.bus, disk.plugged) = (self.bays.bus, n < self.bays.filled);
+            }
+            if self.bays.volatile {
+                let served = disks.into_iter().map(|disk| servers.serve(name, disk, &run));
+                disks = served.collect::<Result<_>>()?;
+            }
+        }
         let reboots = self.start == Start::Flashed;
-        Ok(qemu::machine::Machine { reboots, ..site::machine(machine, &self.dir.join("run"), boot, disks) })
+        Ok(qemu::machine::Machine { reboots, ..site::machine(machine, &run, boot, disks) })
     }
 
     /// What a machine boots, and the disk that makes it this machine.
@@ -241,6 +261,46 @@ impl Vms {
         for (_, vm) in &mut self.vms {
             *vm = change(vm.machine()).start(self.accel, &dir)?;
         }
+        Ok(())
+    }
+
+    /// The server of a volatile disk of the download machine.
+    ///
+    /// # Panics
+    /// When there is none of this name.
+    pub fn server(&self, disk: &str) -> &Server {
+        self.servers.get(disk).expect("this disk has a server")
+    }
+
+    /// Cuts the power of the download machine; what its volatile disks lost by that.
+    ///
+    /// # Errors
+    /// When a disk cannot be read or written.
+    pub fn cut(&mut self, loss: impl FnMut() -> Loss) -> Result<Lost> {
+        // The disks first: a machine could still flush on its way out.
+        self.servers.off();
+        self.vm(Role::Download).kill();
+        self.servers.cut(loss)
+    }
+
+    /// Writes to volatile disks that were not flushed.
+    pub fn unflushed(&self) -> usize {
+        self.servers.unflushed()
+    }
+
+    /// Starts a machine again that has lost its power, changed or not, without waiting for it.
+    ///
+    /// # Errors
+    /// When QEMU does not start.
+    pub fn start_again(
+        &mut self,
+        role: Role,
+        change: impl FnOnce(qemu::machine::Machine) -> qemu::machine::Machine,
+    ) -> Result<()> {
+        let (accel, dir) = (self.accel, self.run_dir());
+        let vm = self.vm(role);
+        vm.kill();
+        *vm = change(vm.machine().clone()).start(accel, &dir)?;
         Ok(())
     }
 

@@ -3,10 +3,12 @@
 use crate::block;
 use crate::setup::STORAGE;
 use crate::storage::array::{self, Array};
+use crate::storage::health::Health;
 use crate::storage::record;
 use crate::storage::scrub::{self, Scrub};
 use crate::tools;
 use nix::sys::statvfs::statvfs;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use tobj::{Check, Name, Text};
@@ -24,16 +26,16 @@ fn check_of(name: &str, (healthy, detail): (bool, String)) -> Option<Check> {
     check(name, healthy, &detail)
 }
 
-/// The checks of a machine; `storage`: whether it keeps data.
-pub(super) fn all(storage: bool) -> Vec<Check> {
+/// The checks of a machine; `disks`: how disks say that they are, on one that keeps data.
+pub(super) fn all(disks: Option<&BTreeMap<String, Health>>) -> Vec<Check> {
     let version = check("version", true, env!("CARGO_PKG_VERSION"));
-    let disks = storage.then(|| {
-        let (healthy, detail) = self::storage(array::look(Path::new(block::SYS)).as_ref());
+    let disks = disks.and_then(|health| {
+        let (healthy, detail) = storage(array::look(Path::new(block::SYS)).as_ref(), health);
         check("storage", healthy, &detail)
     });
     let watchdog = check_of("watchdog", self::watchdog(Path::new(WATCHDOGS)));
     let time = check_of("time", (true, time(Path::new(SYNCHRONISED).exists())));
-    [version, memory(), units(), watchdog, time, disks.flatten()].into_iter().flatten().collect()
+    [version, memory(), units(), watchdog, time, disks].into_iter().flatten().collect()
 }
 
 /// Memory that is in use and cannot be had back, of all there is. What the root file system takes is in it.
@@ -106,9 +108,14 @@ fn free() -> Option<String> {
     Some(format!("{} of {} MiB free", mib(stat.blocks_available()), mib(stat.blocks())))
 }
 
-/// How the data disks are.
-pub(super) fn storage(array: Option<&Array>) -> (bool, String) {
-    let (healthy, mut words) = describe(array, free().as_deref());
+/// How the data disks are, also by what they say themselves.
+pub(super) fn storage(array: Option<&Array>, health: &BTreeMap<String, Health>) -> (bool, String) {
+    let (mut healthy, mut words) = describe(array, free().as_deref());
+    for disk in failing(array, health) {
+        healthy = false;
+        words =
+            format!("{words}; {disk} says that it fails: `ffsctl storage replace` copies it to another while it works");
+    }
     let scrub: Option<Scrub> = record::load(Path::new(scrub::RECORD)).ok().flatten();
     if let Some(said) = array.and_then(|a| scrub?.describe(a.array, scrub::now())) {
         words = format!("{words}, {said}");
@@ -116,7 +123,13 @@ pub(super) fn storage(array: Option<&Array>) -> (bool, String) {
     (healthy, words)
 }
 
-/// How the array is: one that serves is healthy, also without a part of its members; the words say so.
+/// Members that say that they fail.
+fn failing<'a>(array: Option<&'a Array>, health: &'a BTreeMap<String, Health>) -> impl Iterator<Item = &'a str> {
+    let members = array.into_iter().flat_map(|a| &a.members).map(|m| &*m.disk);
+    members.filter(|disk| health.get(*disk).is_some_and(|h| h.failing))
+}
+
+/// How the array is. One without a part of its members serves, but somebody has to do something before another goes.
 fn describe(array: Option<&Array>, free: Option<&str>) -> (bool, String) {
     let Some(a) = array else { return (false, "no array is in use; see `ffsctl storage status`".into()) };
     let present = a.whole.saturating_sub(a.missing);
@@ -133,12 +146,21 @@ fn describe(array: Option<&Array>, free: Option<&str>) -> (bool, String) {
         words.push(format!("{errors} read errors corrected"));
     }
     words.push(free.map_or("not mounted".into(), str::to_owned));
-    (a.runs() && free.is_some(), words.join(", "))
+    let advice = match (a.missing > 0, &*a.action) {
+        (false, _) => "",
+        (true, "recover") => "; all of it is served, and what is missing is being made up for",
+        (true, _) => {
+            "; all of it is served, but a further disk that goes may take data with it: put a disk in, then \
+             `ffsctl storage add-spare`"
+        }
+    };
+    (a.runs() && free.is_some() && a.missing == 0, words.join(", ") + advice)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::array::Member;
     use crate::storage::superblock::Uuid;
 
     #[test]
@@ -188,9 +210,34 @@ mod tests {
         assert_eq!(words, "raid10, clean, 4 of 4 members, 900 of 1000 MiB free");
         let rebuilt = Array { missing: 1, action: "recover".into(), done: Some(42), ..whole.clone() };
         let (healthy, words) = describe(Some(&rebuilt), free);
-        assert!(healthy, "it serves");
-        assert_eq!(words, "raid10, clean, 3 of 4 members, DEGRADED, recover 42 %, 900 of 1000 MiB free");
+        assert!(!healthy, "somebody should know");
+        let said = "raid10, clean, 3 of 4 members, DEGRADED, recover 42 %, 900 of 1000 MiB free; all of it is served";
+        assert!(words.starts_with(said), "{words}");
+        let alone = Array { missing: 1, ..whole.clone() };
+        assert!(describe(Some(&alone), free).1.ends_with("put a disk in, then `ffsctl storage add-spare`"));
         assert!(!describe(Some(&whole), None).0 && !describe(None, free).0);
         assert!(!describe(Some(&Array { state: "inactive".into(), ..whole }), free).0);
+    }
+
+    #[test]
+    fn a_member_that_says_that_it_fails() {
+        let member = |disk: &str| Member { disk: disk.into(), state: "in_sync".into(), slot: Some(0), errors: 0 };
+        let array = Array {
+            array: Uuid([1; 16]),
+            level: "raid1".into(),
+            state: "clean".into(),
+            whole: 2,
+            missing: 0,
+            component: 0,
+            mismatches: 0,
+            action: "idle".into(),
+            done: None,
+            members: vec![member("sda"), member("sdb")],
+        };
+        let says = |disk: &str, failing| (disk.to_owned(), Health { failing, said: String::new() });
+        let health = [says("sda", false), says("sdb", true), says("sdz", true)].into();
+        assert_eq!(failing(Some(&array), &health).collect::<Vec<_>>(), ["sdb"], "others are not its business");
+        let (healthy, words) = storage(Some(&array), &health);
+        assert!(!healthy && words.contains("sdb says that it fails"), "{words}");
     }
 }

@@ -1,5 +1,6 @@
 //! Answering commlinkd.
 
+use super::storage::Watch;
 use super::{Config, checks, report, storage, update};
 use crate::state::{mount, reset};
 use crate::storage::change::Change;
@@ -22,11 +23,13 @@ pub(super) async fn run(path: PathBuf, shutdown: Shutdown) -> Result<(), Box<dyn
     let listener = ipc::bind(&config.socket)?;
     let peers = ipc::Peers::uids(&config.allow_uids);
     let name = Name::new(&config.name)?;
+    let disks = Watch::default();
     if keeps_data(config.role) {
-        tokio::spawn(storage::watch());
+        tokio::spawn(storage::watch(disks.clone()));
     }
-    tokio::spawn(report::publish(config.role));
-    let service = Admind { name, role: config.role, changing: Mutex::new(()) };
+    let kept = keeps_data(config.role).then(|| disks.clone());
+    tokio::spawn(report::publish(kept));
+    let service = Admind { name, role: config.role, changing: Mutex::new(()), disks };
     daemon::notify::ready();
     tracing::info!(name = %service.name, "admind serves");
     Ok(ipc::serve(listener, peers, Arc::new(service), shutdown).await?)
@@ -51,6 +54,8 @@ struct Admind {
     role: Role,
     /// Held by the one request that changes something.
     changing: Mutex<()>,
+    /// What is known of the data disks.
+    disks: Watch,
 }
 
 impl Service for Admind {
@@ -80,14 +85,24 @@ impl Admind {
         }
         match request {
             Request::Status {} => self.status().await,
-            Request::StorageStatus {} if keeps_data(self.role) => beside(storage::show).await,
-            Request::StorageCreate { level, disks, adopt } if keeps_data(self.role) => {
+            Request::StorageStatus {} if keeps_data(self.role) => {
+                let disks = self.disks.clone();
+                beside(move || storage::show(&disks)).await
+            }
+            Request::StorageCreate { level, disks, spares, adopt } if keeps_data(self.role) => {
                 let _one = self.change()?;
                 let level = level.as_ref().map(|l| l.as_str().parse::<Level>()).transpose();
                 let level = level.map_err(|why| Refused(Fault::Invalid, why))?;
                 let disks = disks.iter().map(|d| d.as_str().to_owned()).collect();
-                let order = Order { level, disks, adopt: *adopt, request: Some(id.to_string()) };
+                let spares = usize::try_from(spares.unwrap_or(0)).unwrap_or(usize::MAX);
+                let order = Order { level, disks, spares, adopt: *adopt, start: false, request: Some(id.to_string()) };
                 tracing::warn!(from, ?order, "an order for the data disks");
+                beside(move || storage::create(&order)).await
+            }
+            Request::StorageStart {} if keeps_data(self.role) => {
+                let _one = self.change()?;
+                let order = Order { start: true, ..Order::default() };
+                tracing::warn!(from, "an order to start the array although its parity may be wrong");
                 beside(move || storage::create(&order)).await
             }
             Request::StorageAdd { disk } if keeps_data(self.role) => {
@@ -154,8 +169,8 @@ impl Admind {
     }
 
     async fn status(&self) -> Answer {
-        let storage = keeps_data(self.role);
-        let checks = beside(move || Ok(checks::all(storage))).await?;
+        let disks = keeps_data(self.role).then(|| storage::known(&self.disks).health);
+        let checks = beside(move || Ok(checks::all(disks.as_ref()))).await?;
         let role = Name::new(self.role.as_str()).map_err(unavailable)?;
         let version = Text::lossy(env!("CARGO_PKG_VERSION"));
         Ok(Reply::StatusReport { name: self.name.clone(), role, version, checks })

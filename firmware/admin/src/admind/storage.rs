@@ -6,15 +6,18 @@ use super::service::{Answer, Refused, unavailable};
 use crate::block;
 use crate::storage::array::{self, Array};
 use crate::storage::change::{self, Change};
-use crate::storage::plan::{Content, Plan, Refusal};
+use crate::storage::events::{self, Counts};
+use crate::storage::health::{self, Health};
+use crate::storage::plan::{Content, Inventory, Plan, Refusal};
 use crate::storage::record::{self, ORDER, Order, Progress, RECORD, Record};
 use crate::storage::superblock::Uuid;
 use crate::storage::{inventory, plan};
 use crate::tools;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::Duration;
-use tobj::{DiskInfo, Fault, Name, Reply, Text};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tobj::{CountInfo, DiskInfo, Fault, Name, Reply, Text};
 
 /// The unit that brings data disks into use.
 const STORAGE: &str = "ffs-storage.service";
@@ -28,6 +31,8 @@ const SCRUB_NOW: &str = "ffs-scrub-now.service";
 const ALL: &str = "ffs.target";
 /// How often is looked how the array is.
 const LOOK: Duration = Duration::from_secs(5);
+/// How often disks are asked how they are.
+const ASK: Duration = Duration::from_secs(3600);
 
 fn systemctl(arguments: &[&str]) -> Result<(), Refused> {
     let systemctl = tools::find("systemctl");
@@ -42,13 +47,14 @@ fn invalid(why: &Refusal) -> Refused {
 /// Brings data disks into use by order.
 pub(super) fn create(order: &Order) -> Answer {
     let record: Option<Record> = record::load(Path::new(RECORD)).map_err(unavailable)?;
-    if record.as_ref().is_some_and(|r| r.request == order.request && r.progress == Progress::Ready) {
+    let same = |r: &Record| order.request.is_some() && r.request == order.request && r.progress == Progress::Ready;
+    if record.as_ref().is_some_and(same) {
         return Ok(Reply::Done {});
     }
     let inventory = inventory::take(true).map_err(unavailable)?;
     // Refused here where possible, with the reason; the unit only has an exit status.
     match plan::plan(&inventory, record.as_ref(), Some(order), true, Uuid([0; 16])) {
-        Ok(Plan::Create { .. } | Plan::Adopt(_)) => {}
+        Ok(Plan::Create { .. } | Plan::Adopt(_) | Plan::Assemble { .. }) => {}
         Ok(_) => return Err(Refused(Fault::Invalid, "there is nothing to do".into())),
         Err(why) => return Err(invalid(&why)),
     }
@@ -80,67 +86,66 @@ pub(super) fn scrub(pause: bool) -> Answer {
     Ok(Reply::Done {})
 }
 
-/// Writes into the journal what happens to the array, for as long as the daemon runs.
-pub(super) async fn watch() {
-    let mut before = None;
+/// What is known of the data disks from watching them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Watched {
+    /// What happened to the array.
+    pub(super) counts: Counts,
+    /// How disks say that they are, by their names.
+    pub(super) health: BTreeMap<String, Health>,
+}
+
+/// Held for a moment only.
+pub(super) type Watch = Arc<Mutex<Watched>>;
+
+/// The present state of it.
+pub(super) fn known(watch: &Watch) -> Watched {
+    watch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Writes into the journal what happens to the array and its disks, and counts it, for as long as the daemon runs.
+pub(super) async fn watch(watch: Watch) {
+    let (mut before, mut asked) = (None, None::<Instant>);
     let mut tick = tokio::time::interval(LOOK);
     loop {
         tick.tick().await;
         let now = array::look(Path::new(block::SYS));
-        for said in events(before.as_ref(), now.as_ref()) {
-            tracing::warn!("the array {said}");
+        let mut happened = events::between(before.as_ref(), now.as_ref());
+        if asked.is_none_or(|at| at.elapsed() >= ASK) {
+            asked = Some(Instant::now());
+            let health = tokio::task::spawn_blocking(ask).await.unwrap_or_default();
+            let mut watched = watch.lock().unwrap_or_else(PoisonError::into_inner);
+            happened.extend(events::of_health(&watched.health, &health));
+            watched.health = health;
         }
+        for event in &happened {
+            tracing::warn!("{}", event.said);
+        }
+        watch.lock().unwrap_or_else(PoisonError::into_inner).counts.add(&happened);
         before = now;
     }
 }
 
-/// What happened between two looks at the array.
-fn events(before: Option<&Array>, now: Option<&Array>) -> Vec<String> {
-    let mut said = Vec::new();
-    let (before, now) = match (before, now) {
-        (Some(before), Some(now)) => (before, now),
-        (None, Some(now)) if now.missing > 0 => {
-            return vec![format!("is degraded: {} of {} members are missing", now.missing, now.whole)];
-        }
-        (Some(_), None) => return vec!["is gone".into()],
-        _ => return said,
-    };
-    let state = |array: &Array, disk: &str| array.members.iter().find(|m| m.disk == disk).map(|m| m.state.clone());
-    for member in &before.members {
-        match state(now, &member.disk) {
-            None => said.push(format!("lost {}", member.disk)),
-            Some(state) if state != member.state => {
-                said.push(format!("has {} {state}, before {}", member.disk, member.state))
-            }
-            Some(_) => {}
-        }
-    }
-    for member in &now.members {
-        match before.members.iter().find(|m| m.disk == member.disk) {
-            None => said.push(format!("got {} ({})", member.disk, member.state)),
-            Some(old) if member.errors > old.errors => {
-                said.push(format!("corrected {} read errors of {}", member.errors - old.errors, member.disk));
-            }
-            Some(_) => {}
-        }
-    }
-    if now.missing != before.missing {
-        said.push(match now.missing {
-            0 => "is whole again".into(),
-            n => format!("is degraded: {n} of {} members are missing", now.whole),
-        });
-    }
-    if now.action != before.action {
-        said.push(format!("went from {} to {}", before.action, now.action));
-    }
-    said
+/// Asks all disks how they are.
+fn ask() -> BTreeMap<String, Health> {
+    let blocks = block::all(Path::new(block::SYS)).unwrap_or_default();
+    let disks = blocks.into_iter().filter(|b| b.physical && b.size > 0);
+    disks.filter_map(|b| Some((b.name.clone(), health::of(&b.name)?))).collect()
 }
 
 /// The data disks, in the array and beside it.
-pub(super) fn show() -> Answer {
+pub(super) fn show(watch: &Watch) -> Answer {
     let blocks = block::all(Path::new(block::SYS)).map_err(unavailable)?;
     let array = array::look(Path::new(block::SYS));
-    let (healthy, detail) = checks::storage(array.as_ref());
+    let told = ask();
+    let (healthy, mut detail) = checks::storage(array.as_ref(), &told);
+    let health = |disk: &str| told.get(disk).map(|h| Text::lossy(&h.said));
+    let inventory = inventory::take(true).map_err(unavailable)?;
+    if array.as_ref().is_none_or(|a| !a.runs())
+        && let Some(why) = refusal(&inventory)
+    {
+        detail = why;
+    }
     let name = |text: &str| Name::new(text).map_err(unavailable);
     let model = |disk: &str| {
         let block = blocks.iter().find(|b| b.name == disk);
@@ -157,10 +162,11 @@ pub(super) fn show() -> Answer {
             model: model(&member.disk),
             member: true,
             state: Text::lossy(&format!("{}{errors}", member.state)),
+            health: health(&member.disk),
         });
     }
     let seen: BTreeSet<String> = disks.iter().map(|d| d.name.to_string()).collect();
-    for disk in inventory::take(true).map_err(unavailable)?.disks.into_iter().filter(|d| !seen.contains(&d.name)) {
+    for disk in inventory.disks.into_iter().filter(|d| !seen.contains(&d.name)) {
         let state = match disk.content {
             Content::Blank => "blank".to_owned(),
             Content::Member(s) => format!("of the array {} ({})", s.array, s.name),
@@ -172,8 +178,10 @@ pub(super) fn show() -> Answer {
             model: model(&disk.name),
             member: false,
             state: Text::lossy(&state),
+            health: health(&disk.name),
         });
     }
+    let count = |(event, n): (&'static str, u64)| Ok(CountInfo { name: name(event)?, n });
     Ok(Reply::Storage {
         device: array.as_ref().map(|_| name(array::NAME)).transpose()?,
         array: array.as_ref().map(|a| Text::lossy(&a.array.to_string())),
@@ -181,46 +189,12 @@ pub(super) fn show() -> Answer {
         healthy,
         detail: Text::lossy(&detail),
         disks,
+        counts: known(watch).counts.all().map(count).collect::<Result<_, Refused>>()?,
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::array::Member;
-
-    fn array(members: &[(&str, &str, u64)], missing: u64, action: &str) -> Array {
-        let member = |m: &(&str, &str, u64)| Member { disk: m.0.into(), state: m.1.into(), slot: None, errors: m.2 };
-        Array {
-            array: Uuid([1; 16]),
-            level: "raid1".into(),
-            state: "clean".into(),
-            whole: 2,
-            missing,
-            component: 0,
-            mismatches: 0,
-            action: action.into(),
-            done: None,
-            members: members.iter().map(member).collect(),
-        }
-    }
-
-    #[test]
-    fn what_happens_is_said_once() {
-        let whole = array(&[("a", "in_sync", 0), ("b", "in_sync", 0)], 0, "idle");
-        assert_eq!(events(None, Some(&whole)), Vec::<String>::new());
-        assert_eq!(events(Some(&whole), Some(&whole)), Vec::<String>::new());
-        assert_eq!(events(Some(&whole), None), ["is gone"]);
-        let failed = array(&[("a", "in_sync", 2), ("b", "faulty", 0)], 1, "idle");
-        let said = events(Some(&whole), Some(&failed));
-        let expected =
-            ["has b faulty, before in_sync", "corrected 2 read errors of a", "is degraded: 1 of 2 members are missing"];
-        assert_eq!(said, expected);
-        assert_eq!(events(None, Some(&failed)), ["is degraded: 1 of 2 members are missing"]);
-        let rebuilt = array(&[("a", "in_sync", 2), ("c", "spare", 0)], 1, "recover");
-        assert_eq!(events(Some(&failed), Some(&rebuilt)), ["lost b", "got c (spare)", "went from idle to recover"]);
-        let again = array(&[("a", "in_sync", 2), ("c", "in_sync", 0)], 0, "idle");
-        let expected = ["has c in_sync, before spare", "is whole again", "went from recover to idle"];
-        assert_eq!(events(Some(&rebuilt), Some(&again)), expected);
-    }
+/// Why the array is not in use, as far as that is known from what is on the disks.
+fn refusal(inventory: &Inventory) -> Option<String> {
+    let record: Option<Record> = record::load(Path::new(RECORD)).ok()?;
+    plan::plan(inventory, record.as_ref(), None, true, Uuid([0; 16])).err().map(|why| why.to_string())
 }

@@ -330,15 +330,23 @@ pub(crate) enum Storage {
     Create {
         /// The machine.
         machine: String,
-        /// raid1 or raid10 [default: raid1 of two disks, raid10 of more].
+        /// raid1, raid5, raid6 or raid10 [default: raid1 of two disks, raid10 of more].
         #[arg(long)]
         level: Option<Name>,
         /// A disk, by the name that `storage status` shows; may be repeated [default: all blank ones].
         #[arg(long = "disk", value_name = "NAME")]
         disks: Vec<Name>,
+        /// How many of the disks, the last ones, are spares: one takes the place of a member that fails by itself.
+        #[arg(long, value_name = "N")]
+        spares: Option<u64>,
         /// Take the array that is found on the disks, with all that is on it, instead of making one.
-        #[arg(long, conflicts_with_all = ["level", "disks"])]
+        #[arg(long, conflicts_with_all = ["level", "disks", "spares"])]
         adopt: bool,
+    },
+    /// Start the array although its parity may be wrong, since a disk is lost for good; every object is then verified.
+    Start {
+        /// The machine.
+        machine: String,
     },
     /// Add a disk: in the place of a missing member, else as a spare that takes the next one's place by itself.
     AddSpare {

@@ -9,7 +9,10 @@ use tobj::{Reply, Request};
 pub(crate) async fn run(operator: &Operator, command: Storage, as_json: bool) -> Result<(), CtlError> {
     let (machine, request) = match command {
         Storage::Status { machine } => return status(operator, machine.as_deref(), as_json).await,
-        Storage::Create { machine, level, disks, adopt } => (machine, Request::StorageCreate { level, disks, adopt }),
+        Storage::Create { machine, level, disks, spares, adopt } => {
+            (machine, Request::StorageCreate { level, disks, spares, adopt })
+        }
+        Storage::Start { machine } => (machine, Request::StorageStart {}),
         Storage::AddSpare { machine, disk } => (machine, Request::StorageAdd { disk }),
         Storage::Replace { machine, old, new } => (machine, Request::StorageReplace { old, new }),
         Storage::Scrub { machine, pause } => (machine, Request::StorageScrub { pause }),
@@ -38,7 +41,7 @@ async fn status(operator: &Operator, machine: Option<&str>, as_json: bool) -> Re
     let (mut values, mut rows, mut well) = (Vec::new(), Vec::new(), true);
     for machine in named(operator, machine)? {
         let reply = operator.ask(&machine, Request::StorageStatus {}).await?;
-        let Reply::Storage { device, array, level, healthy, detail, disks } = reply else {
+        let Reply::Storage { device, array, level, healthy, detail, disks, counts } = reply else {
             return Err(CtlError::Mismatch(machine));
         };
         well &= healthy;
@@ -48,15 +51,17 @@ async fn status(operator: &Operator, machine: Option<&str>, as_json: bool) -> Re
             "healthy": healthy, "detail": detail.as_str(),
             "disks": disks.iter().map(|d| json!({
                 "name": d.name.as_str(), "size": d.size, "model": d.model.as_str(), "member": d.member,
-                "state": d.state.as_str(),
+                "state": d.state.as_str(), "health": d.health.as_ref().map(tobj::Text::as_str),
             })).collect::<Vec<_>>(),
+            "counts": counts.iter().map(|c| (c.name.to_string(), c.n.into())).collect::<serde_json::Map<_, _>>(),
         }));
         let of_array = if healthy { "ok" } else { "FAILED" };
         let device = device.map_or("-".to_owned(), |d| d.to_string());
         rows.push(vec![machine.clone(), device, "-".into(), of_array.into(), detail.to_string()]);
         rows.extend(disks.iter().map(|d| {
             let part = if d.member { "member" } else { "-" };
-            let what = format!("{} {}", d.state, d.model).trim().to_owned();
+            let health = d.health.as_ref().map_or(String::new(), |h| format!("; {h}"));
+            let what = format!("{} {}{health}", d.state, d.model).trim().to_owned();
             vec![machine.clone(), d.name.to_string(), show::size(d.size), part.into(), what]
         }));
     }

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(100);
 /// The name of our arrays, for people; machines go by the identifier.
 const NAME: &str = "ffs";
+/// The file that asks stagerd to verify every object (stagerd's `server::VERIFY`).
+const VERIFY: &str = "verify-all";
 /// Label of the file system; 12 bytes at most (xfs).
 const LABEL: &str = "ffs-data";
 
@@ -39,8 +41,12 @@ pub(crate) fn run(role: Role) -> Result<(), StorageError> {
     }
     let plan = decide(order.as_ref())?;
     tracing::info!(?plan, "data disks");
+    let doubtful = matches!(plan, Plan::Assemble { dirty: true, .. });
     carry_out(plan, order.and_then(|o| o.request))?;
     attach(role)?;
+    if doubtful {
+        ask_to_verify(role)?;
+    }
     take_back();
     Ok(())
 }
@@ -90,26 +96,34 @@ fn paths(disks: &[String]) -> Vec<String> {
 fn carry_out(plan: Plan, request: Option<String>) -> Result<(), StorageError> {
     match plan {
         Plan::Keep | Plan::Wait | Plan::Adopt(_) => Ok(()),
-        Plan::Assemble { array, disks, degraded, format } => {
+        Plan::Assemble { array, disks, degraded, format, dirty } => {
             if degraded {
-                tracing::warn!(%array, ?disks, "members are missing; the array starts without them");
+                tracing::warn!(%array, ?disks, dirty, "members are missing; the array starts without them");
             }
-            assemble(array, &disks)?;
+            assemble(array, &disks, dirty)?;
             if format { finish(array) } else { Ok(()) }
         }
-        Plan::Create { array, level, disks, zero } => {
+        Plan::Create { array, level, disks, spares, zero } => {
             let request = request.or_else(|| record::load::<Record>(Path::new(RECORD)).ok().flatten()?.request);
-            record::save(Path::new(RECORD), &Record { array, level, progress: Progress::Creating, request })?;
-            create(array, level, &disks, zero)?;
+            let progress = Progress::Creating;
+            record::save(Path::new(RECORD), &Record { array, level, spares, progress, request })?;
+            tracing::info!(%array, %level, ?disks, spares, zero, "the array is made");
+            let arguments = creation(array, level, &disks, spares, zero);
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            tool("mdadm", "the array was not made", &arguments)?;
             finish(array)
         }
     }
 }
 
-fn assemble(array: Uuid, disks: &[String]) -> Result<(), StorageError> {
+/// `dirty`: also where the parity may be wrong, which is then taken for right.
+fn assemble(array: Uuid, disks: &[String], dirty: bool) -> Result<(), StorageError> {
     let device = array::device();
     let (device, uuid, disks) = (device.to_string_lossy().into_owned(), format!("--uuid={array}"), paths(disks));
     let mut arguments = vec!["--assemble", &device, "--config=none", "--run", &uuid];
+    if dirty {
+        arguments.push("--force");
+    }
     arguments.extend(disks.iter().map(String::as_str));
     // Its exit status does not tell "started degraded" from "not started"; the kernel does.
     let said = tool("mdadm", "the array was not assembled", &arguments);
@@ -125,23 +139,33 @@ fn assemble(array: Uuid, disks: &[String]) -> Result<(), StorageError> {
     }
 }
 
-fn create(array: Uuid, level: Level, disks: &[String], zero: bool) -> Result<(), StorageError> {
-    let device = array::device();
-    let device = device.to_string_lossy();
-    let (count, uuid, name) =
-        (format!("--raid-devices={}", disks.len()), format!("--uuid={array}"), format!("--name={NAME}"));
-    let (level_text, disks) = (format!("--level={level}"), paths(disks));
-    let mut arguments = vec!["--create", &device, "--config=none", "--run", "--metadata=1.2", "--homehost=any"];
-    arguments.extend([&*count, &uuid, &name, &level_text, "--bitmap=internal"]);
-    if level == Level::Raid10 {
-        arguments.push("--layout=n2");
+/// What mdadm is told to make an array.
+fn creation(array: Uuid, level: Level, disks: &[String], spares: usize, zero: bool) -> Vec<String> {
+    let device = array::device().to_string_lossy().into_owned();
+    let mut arguments: Vec<String> =
+        ["--create", &device, "--config=none", "--run", "--metadata=1.2", "--homehost=any"].map(str::to_owned).to_vec();
+    arguments.extend([
+        format!("--uuid={array}"),
+        format!("--name={NAME}"),
+        format!("--level={level}"),
+        format!("--raid-devices={}", disks.len() - spares),
+    ]);
+    if spares > 0 {
+        arguments.push(format!("--spare-devices={spares}"));
     }
+    let of_level: &[&str] = match level {
+        Level::Raid1 | Level::Raid6 => &["--bitmap=internal"],
+        Level::Raid10 => &["--bitmap=internal", "--layout=n2"],
+        // A log of partial parity in place of a bitmap, which excludes it. Without force it would be made degraded, with a spare to be
+        // filled, since that is faster.
+        Level::Raid5 => &["--bitmap=none", "--consistency-policy=ppl", "--force"],
+    };
+    arguments.extend(of_level.iter().map(|a| (*a).to_owned()));
     if zero {
-        arguments.push("--write-zeroes");
+        arguments.push("--write-zeroes".into());
     }
-    arguments.extend(disks.iter().map(String::as_str));
-    tracing::info!(%array, %level, ?disks, zero, "the array is made");
-    tool("mdadm", "the array was not made", &arguments)
+    arguments.extend(paths(disks));
+    arguments
 }
 
 /// Makes the file system, and remembers that it is there.
@@ -179,6 +203,18 @@ fn attach(role: Role) -> Result<(), StorageError> {
     fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(io_error(&dir))
 }
 
+/// Leaves word for stagerd that every object is to be read and compared with its hash; it removes that once it has begun.
+fn ask_to_verify(role: Role) -> Result<(), StorageError> {
+    if role != Role::Download {
+        return Ok(());
+    }
+    let path = Appliance.data(Daemon::main_of(role)).join(VERIFY);
+    tracing::warn!("the parity of the array may be wrong: every object is verified");
+    crate::durable::write(&path, b"", 0o600).map_err(io_error(&path))?;
+    let uid = Some(Uid::from_raw(Appliance.uid(Daemon::main_of(role))));
+    chown(&path, uid, None).map_err(|e| io_error(&path)(e.into()))
+}
+
 /// Takes members back that had fallen behind, such as a disk that was away for a while: what they missed is copied to them in the
 /// background. A disk that cannot be brought up to date in this way is left for an operator; the array serves without it.
 fn take_back() {
@@ -191,6 +227,34 @@ fn take_back() {
         match tool("mdadm", "a member was not taken back", &arguments) {
             Ok(()) => tracing::warn!(disk, "a member that had fallen behind is brought up to date"),
             Err(error) => tracing::warn!(disk, "{}", daemon::report(&error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_mdadm_is_told() {
+        let disks = ["vdb", "vdc", "vdd", "vde"].map(str::to_owned);
+        let told = |level, spares, zero| creation(Uuid([1; 16]), level, &disks, spares, zero).join(" ");
+        let begin = "--create /dev/md0 --config=none --run --metadata=1.2 --homehost=any \
+                     --uuid=01010101:01010101:01010101:01010101 --name=ffs";
+        let end = "/dev/vdb /dev/vdc /dev/vdd /dev/vde";
+        let cases = [
+            (Level::Raid1, 0, false, "--level=raid1 --raid-devices=4 --bitmap=internal"),
+            (
+                Level::Raid10,
+                1,
+                false,
+                "--level=raid10 --raid-devices=3 --spare-devices=1 --bitmap=internal --layout=n2",
+            ),
+            (Level::Raid6, 0, true, "--level=raid6 --raid-devices=4 --bitmap=internal --write-zeroes"),
+            (Level::Raid5, 0, false, "--level=raid5 --raid-devices=4 --bitmap=none --consistency-policy=ppl --force"),
+        ];
+        for (level, spares, zero, middle) in cases {
+            assert_eq!(told(level, spares, zero), format!("{begin} {middle} {end}"));
         }
     }
 }

@@ -97,6 +97,10 @@ pub(crate) fn steps(array: &Array, inventory: &Inventory, change: &Change) -> Re
 
 /// How a disk comes in.
 fn come_in(array: &Array, inventory: &Inventory, name: &str) -> Result<Step, Refusal> {
+    // Still held by the array, hence not in the inventory; the step before lets go of it.
+    if array.members.iter().any(|m| m.disk == name && m.is("faulty")) {
+        return Ok(Step::Return(name.to_owned()));
+    }
     let disk = inventory.disks.iter().find(|d| d.name == name);
     let disk = disk.ok_or_else(|| no(format!("{name} is not there, in use, or the boot disk")))?;
     if disk.size < array.component {
@@ -189,7 +193,8 @@ mod tests {
     fn disks() -> Inventory {
         let disk = |name: &str, size: u64, content| Disk { name: name.into(), size, discards: false, content };
         let member = |array| {
-            Content::Member(Superblock { array, name: "ffs".into(), level: 1, members: 2, events: 1, role: None })
+            let (unclean, logged, role, name) = (false, false, None, "ffs".into());
+            Content::Member(Superblock { array, name, level: 1, members: 2, events: 1, unclean, logged, role })
         };
         Inventory {
             disks: vec![
@@ -229,6 +234,8 @@ mod tests {
         let failed = array(&[("a", "in_sync"), ("b", "faulty,write_error")]);
         let expected = vec![Step::Remove("b".into()), Step::Add("new".into())];
         assert_eq!(made(&failed, &add("new")), Some(expected));
+        let expected = vec![Step::Remove("b".into()), Step::Return("b".into())];
+        assert_eq!(made(&failed, &add("b")), Some(expected), "one that failed for a while");
     }
 
     #[test]

@@ -14,15 +14,33 @@ use std::str::FromStr;
 pub(crate) enum Level {
     /// Mirror.
     Raid1,
+    /// One disk's worth of parity, with a log of what it was before it is changed, so that a power cut leaves it right.
+    Raid5,
+    /// Two disks' worth of parity. What was being written when the power went is made right from all members; if one is missing then,
+    /// that cannot be done, and the array starts on an operator's order only.
+    Raid6,
     /// Near layout, two copies; any number of disks from two on.
     Raid10,
 }
 
 impl Level {
+    const ALL: [Self; 4] = [Self::Raid1, Self::Raid5, Self::Raid6, Self::Raid10];
+
+    /// Members that it has at least.
+    pub(crate) fn least(self) -> usize {
+        match self {
+            Self::Raid1 | Self::Raid10 => 2,
+            Self::Raid5 => 3,
+            Self::Raid6 => 4,
+        }
+    }
+
     /// mdadm's and the kernel's word.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Raid1 => "raid1",
+            Self::Raid5 => "raid5",
+            Self::Raid6 => "raid6",
             Self::Raid10 => "raid10",
         }
     }
@@ -36,6 +54,8 @@ impl Level {
     fn of_number(number: i32) -> Option<Self> {
         match number {
             1 => Some(Self::Raid1),
+            5 => Some(Self::Raid5),
+            6 => Some(Self::Raid6),
             10 => Some(Self::Raid10),
             _ => None,
         }
@@ -51,10 +71,8 @@ impl fmt::Display for Level {
 impl FromStr for Level {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Raid1, Self::Raid10]
-            .into_iter()
-            .find(|l| l.as_str() == text)
-            .ok_or_else(|| format!("{text} is no level: raid1, raid10"))
+        let names = Self::ALL.map(Self::as_str).join(", ");
+        Self::ALL.into_iter().find(|l| l.as_str() == text).ok_or_else(|| format!("{text} is no level: {names}"))
     }
 }
 
@@ -108,6 +126,8 @@ pub(crate) enum Plan {
         degraded: bool,
         /// Whether a file system is still to be made.
         format: bool,
+        /// Whether it starts although its parity may be wrong.
+        dirty: bool,
     },
     /// Remember a foreign array as this machine's, then put it together.
     Adopt(Record),
@@ -119,6 +139,8 @@ pub(crate) enum Plan {
         level: Level,
         /// From these.
         disks: Vec<String>,
+        /// How many of them, the last ones, wait for a member to fail.
+        spares: usize,
         /// Whether the disks can zero themselves, so that the copies agree from the start.
         zero: bool,
     },
@@ -155,6 +177,20 @@ pub enum Refusal {
     /// None of the members is there.
     #[error("none of the disks of the array {0} is there; are they connected?")]
     NoMembers(String),
+    /// Parity may be wrong, and cannot be made right.
+    #[error(
+        "the array {array} ({level}) was not stopped in order and {missing} of its disks are missing: what was being written then may \
+         have changed files that nobody wrote to, and without the missing disk that cannot be made right. Connect it and start the \
+         machine again; if it is lost, start the array with `ffsctl storage start`: every object is then verified"
+    )]
+    DirtyDegraded {
+        /// Its identifier.
+        array: String,
+        /// Its level.
+        level: String,
+        /// How many members are missing.
+        missing: usize,
+    },
     /// The order cannot be carried out.
     #[error("the order cannot be carried out: {0}")]
     Order(String),
@@ -179,7 +215,13 @@ pub(crate) fn plan(
         (Some(record), _) if inventory.running == Some(record.array) && record.progress == Progress::Ready => {
             order.map_or(Ok(Plan::Keep), |_| Err(Refusal::Order("this machine has an array".into())))
         }
-        (Some(record), None) if record.progress == Progress::Ready => known(inventory, record, waited),
+        (Some(record), None) if record.progress == Progress::Ready => known(inventory, record, waited, false),
+        (Some(record), Some(order)) if order.start && record.progress == Progress::Ready => {
+            known(inventory, record, waited, true)
+        }
+        (_, Some(order)) if order.start => {
+            Err(Refusal::Order("this machine has no array that could be started".into()))
+        }
         (Some(record), None) => unfinished(inventory, record, waited),
         (Some(_), Some(order)) if !order.adopt && order.disks.is_empty() => {
             Err(Refusal::Order("this machine had an array; name the disks for a new one".into()))
@@ -190,20 +232,36 @@ pub(crate) fn plan(
     }
 }
 
-/// The disks of an array that are there, and how many of its members are missing. A spare is no member; one that was replaced and
-/// its successor are the same.
-fn members(inventory: &Inventory, array: Uuid) -> (Vec<String>, usize) {
-    let (mut names, mut roles, mut whole) = (Vec::new(), BTreeSet::new(), 0);
-    for disk in &inventory.disks {
-        if let Content::Member(s) = &disk.content
-            && s.array == array
-        {
-            names.push(disk.name.clone());
-            roles.extend(s.role);
-            whole = whole.max(usize::try_from(s.members).unwrap_or(usize::MAX));
-        }
+/// What there is of an array.
+struct Found {
+    /// The disks that carry it.
+    disks: Vec<String>,
+    /// How many of its members are not among them. A spare is no member; one that was replaced and its successor are the same.
+    absent: usize,
+    /// How many of its members are not up to date, or absent.
+    missing: usize,
+    /// Whether its parity may be wrong.
+    dirty: bool,
+}
+
+fn found(inventory: &Inventory, array: Uuid) -> Found {
+    let of_it = |d: &Disk| match &d.content {
+        Content::Member(s) if s.array == array => Some((d.name.clone(), s.clone())),
+        _ => None,
+    };
+    let all: Vec<(String, Superblock)> = inventory.disks.iter().filter_map(of_it).collect();
+    let newest = all.iter().map(|(_, s)| s).max_by_key(|s| s.events);
+    let whole = newest.map_or(0, |s| usize::try_from(s.members).unwrap_or(usize::MAX));
+    // Of one that is one event behind the kernel still makes use.
+    let current = |s: &&Superblock| newest.is_some_and(|n| s.events + 1 >= n.events);
+    let places: BTreeSet<u16> = all.iter().filter_map(|(_, s)| s.role).collect();
+    let current: BTreeSet<u16> = all.iter().map(|(_, s)| s).filter(current).filter_map(|s| s.role).collect();
+    Found {
+        absent: whole.saturating_sub(places.len()),
+        missing: whole.saturating_sub(current.len()),
+        dirty: newest.is_some_and(Superblock::parity_may_be_wrong),
+        disks: all.into_iter().map(|(name, _)| name).collect(),
     }
-    (names, whole.saturating_sub(roles.len()))
 }
 
 /// Disks that were members of a running array, and whose places nobody has taken since. One that was replaced stays out.
@@ -214,14 +272,26 @@ pub(crate) fn fallen_behind(inventory: &Inventory, array: &Array) -> Vec<String>
     inventory.disks.iter().filter(ours).map(|d| d.name.clone()).collect()
 }
 
-fn known(inventory: &Inventory, record: &Record, waited: bool) -> Result<Plan, Refusal> {
-    let (disks, missing) = members(inventory, record.array);
-    let degraded = missing > 0;
-    match (disks.is_empty(), waited) {
+fn known(inventory: &Inventory, record: &Record, waited: bool, dirty: bool) -> Result<Plan, Refusal> {
+    let there = found(inventory, record.array);
+    match (there.disks.is_empty(), waited) {
         (true, true) => Err(Refusal::NoMembers(record.array.to_string())),
         (true, false) => Ok(Plan::Wait),
-        (false, false) if degraded => Ok(Plan::Wait),
-        (false, _) => Ok(Plan::Assemble { array: record.array, disks, degraded, format: false }),
+        (false, false) if there.absent > 0 => Ok(Plan::Wait),
+        (false, true) if there.missing > 0 && there.dirty && !dirty => Err(Refusal::DirtyDegraded {
+            array: record.array.to_string(),
+            level: record.level.to_string(),
+            missing: there.missing,
+        }),
+        // One that is there but behind may still be made up for by one that comes.
+        (false, false) if there.missing > 0 && there.dirty => Ok(Plan::Wait),
+        (false, _) => Ok(Plan::Assemble {
+            array: record.array,
+            dirty: there.missing > 0 && there.dirty,
+            degraded: there.missing > 0,
+            disks: there.disks,
+            format: false,
+        }),
     }
 }
 
@@ -230,16 +300,18 @@ fn unfinished(inventory: &Inventory, record: &Record, waited: bool) -> Result<Pl
     if !waited {
         return Ok(Plan::Wait);
     }
-    let (disks, missing) = members(inventory, record.array);
-    if !disks.is_empty() && missing == 0 {
-        return Ok(Plan::Assemble { array: record.array, disks, degraded: false, format: true });
+    let there = found(inventory, record.array);
+    if !there.disks.is_empty() && there.absent == 0 {
+        let (array, disks) = (record.array, there.disks);
+        return Ok(Plan::Assemble { array, disks, degraded: false, format: true, dirty: false });
     }
     let usable = |d: &&Disk| match &d.content {
         Content::Blank => true,
         Content::Member(s) => s.array == record.array,
         Content::Other(_) => false,
     };
-    create(inventory.disks.iter().filter(usable).collect(), None, inventory, record.array)
+    let disks = inventory.disks.iter().filter(usable).collect();
+    create(disks, Some(record.level), record.spares, inventory, record.array)
 }
 
 fn first(inventory: &Inventory, waited: bool, fresh: Uuid) -> Result<Plan, Refusal> {
@@ -256,7 +328,7 @@ fn first(inventory: &Inventory, waited: bool, fresh: Uuid) -> Result<Plan, Refus
         let (array, name) = (s.array.to_string(), s.name.clone());
         return Err(Refusal::Foreign { array, name, members: s.members });
     }
-    create(blank, None, inventory, fresh)
+    create(blank, None, 0, inventory, fresh)
 }
 
 fn adopt(inventory: &Inventory, waited: bool) -> Result<Plan, Refusal> {
@@ -274,7 +346,7 @@ fn adopt(inventory: &Inventory, waited: bool) -> Result<Plan, Refusal> {
         [one] => {
             let level = Level::of_number(one.level);
             let level = level.ok_or_else(|| Refusal::Order(format!("an array of level {} is not ours", one.level)))?;
-            Ok(Plan::Adopt(Record { array: one.array, level, progress: Progress::Ready, request: None }))
+            Ok(Plan::Adopt(Record { array: one.array, level, spares: 0, progress: Progress::Ready, request: None }))
         }
         several => {
             let names: Vec<String> = several.iter().map(|s| s.array.to_string()).collect();
@@ -302,10 +374,16 @@ fn ordered(inventory: &Inventory, order: &Order, fresh: Uuid) -> Result<Plan, Re
     if order.disks.is_empty() {
         disks = inventory.disks.iter().filter(|d| d.content == Content::Blank).collect();
     }
-    create(disks, order.level, inventory, fresh)
+    create(disks, order.level, order.spares, inventory, fresh)
 }
 
-fn create(disks: Vec<&Disk>, level: Option<Level>, inventory: &Inventory, array: Uuid) -> Result<Plan, Refusal> {
+fn create(
+    disks: Vec<&Disk>,
+    level: Option<Level>,
+    spares: usize,
+    inventory: &Inventory,
+    array: Uuid,
+) -> Result<Plan, Refusal> {
     if disks.len() < 2 {
         let others = inventory.disks.iter().filter_map(|d| match &d.content {
             Content::Blank => None,
@@ -314,9 +392,17 @@ fn create(disks: Vec<&Disk>, level: Option<Level>, inventory: &Inventory, array:
         });
         return Err(Refusal::NoDisks { blank: disks.len(), others: others.collect() });
     }
+    let members = disks.len().saturating_sub(spares);
+    let level = level.unwrap_or_else(|| Level::of(members));
+    if members < level.least() {
+        let (least, all) = (level.least(), disks.len());
+        let why = format!("{level} needs {least} disks beside the spares, and of {all} disks {spares} would be spares");
+        return Err(Refusal::Order(why));
+    }
     Ok(Plan::Create {
         array,
-        level: level.unwrap_or_else(|| Level::of(disks.len())),
+        level,
+        spares,
         zero: disks.iter().all(|d| d.discards),
         disks: disks.into_iter().map(|d| d.name.clone()).collect(),
     })

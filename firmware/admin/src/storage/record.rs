@@ -32,6 +32,9 @@ pub(crate) struct Record {
     pub(crate) array: Uuid,
     /// Its level.
     pub(crate) level: Level,
+    /// How many spares it is made with.
+    #[serde(default, skip_serializing_if = "none")]
+    pub(crate) spares: usize,
     /// How far it is.
     pub(crate) progress: Progress,
     /// The request that ordered it, if one did: asked again, it gets the same answer.
@@ -40,7 +43,7 @@ pub(crate) struct Record {
 }
 
 /// What an operator wants.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Order {
     /// The level; by the number of disks if it is not said.
@@ -49,12 +52,23 @@ pub(crate) struct Order {
     /// The disks; all blank ones if they are not said.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) disks: Vec<String>,
+    /// How many of the disks are spares.
+    #[serde(default, skip_serializing_if = "none")]
+    pub(crate) spares: usize,
     /// To take the array that is found, instead of making one.
     #[serde(default)]
     pub(crate) adopt: bool,
+    /// To start the array of this machine although its parity may be wrong.
+    #[serde(default)]
+    pub(crate) start: bool,
     /// The request that this is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) request: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn none(number: &usize) -> bool {
+    *number == 0
 }
 
 fn to_text<S: Serializer>(uuid: &Uuid, to: S) -> Result<S::Ok, S::Error> {
@@ -91,8 +105,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("storage.toml");
         assert_eq!(load::<Record>(&path).unwrap(), None);
-        let record =
-            Record { array: Uuid([0xa5; 16]), level: Level::Raid10, progress: Progress::Creating, request: None };
+        let record = Record {
+            array: Uuid([0xa5; 16]),
+            level: Level::Raid10,
+            spares: 0,
+            progress: Progress::Creating,
+            request: None,
+        };
         save(&path, &record).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         let expected = "array = \"a5a5a5a5:a5a5a5a5:a5a5a5a5:a5a5a5a5\"\nlevel = \"raid10\"\nprogress = \"creating\"\n";
@@ -100,7 +119,7 @@ mod tests {
         assert_eq!(load::<Record>(&path).unwrap(), Some(record));
         std::fs::write(&path, "array = 1").unwrap();
         assert!(matches!(load::<Record>(&path), Err(StorageError::Record { .. })));
-        let order = Order { level: None, disks: vec!["vdb".into()], adopt: false, request: Some("ab".into()) };
+        let order = Order { disks: vec!["vdb".into()], spares: 1, request: Some("ab".into()), ..Order::default() };
         save(&path, &order).unwrap();
         assert_eq!(load::<Order>(&path).unwrap(), Some(order));
     }

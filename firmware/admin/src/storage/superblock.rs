@@ -9,6 +9,8 @@ pub(crate) const OFFSET: u64 = 4096;
 pub(crate) const SIZE: usize = 256;
 /// Roles from here on are none: journal, faulty, spare.
 const NO_ROLE: u16 = 0xfffd;
+/// Features: a journal, a partial parity log, several of these.
+const LOGS: u32 = 512 | 1024 | 2048;
 const MAGIC: u32 = 0xa92b_4efc;
 
 /// The identifier of an array, in mdadm's form: four groups of eight hexadecimal digits.
@@ -60,6 +62,10 @@ pub(crate) struct Superblock {
     pub(crate) members: u32,
     /// How often it had changed when this member was last in it.
     pub(crate) events: u64,
+    /// Whether what is derived from the data, parity or copies, may not agree with it: it was not stopped in order, or not made right yet.
+    pub(crate) unclean: bool,
+    /// Whether a log closes that gap: a journal, or a log of partial parity.
+    pub(crate) logged: bool,
     /// Which of its members this one is; none for a spare and for one that failed.
     pub(crate) role: Option<u16>,
 }
@@ -107,8 +113,15 @@ impl Superblock {
             level: i32::from_le_bytes(*bytes[72..].first_chunk()?),
             members: u32_at(bytes, 92)?,
             events: u64_at(bytes, 200)?,
+            unclean: u64_at(bytes, 208)? != u64::MAX,
+            logged: u32_at(bytes, 8)? & LOGS != 0,
             role: role.filter(|r| *r < NO_ROLE),
         })
+    }
+
+    /// Whether a missing member cannot be made up for where something was being written: the parity that stands for it may be wrong.
+    pub(crate) fn parity_may_be_wrong(&self) -> bool {
+        matches!(self.level, 4..=6) && self.unclean && !self.logged
     }
 }
 
@@ -128,6 +141,7 @@ pub(crate) mod tests {
         b[92..96].copy_from_slice(&members.to_le_bytes());
         b[144] = 8;
         b[200] = 17;
+        b[208..216].fill(0xff);
         b[220] = 128;
         // The device 3 has role 2, all others are spares.
         b[160] = 3;
@@ -146,7 +160,16 @@ pub(crate) mod tests {
         assert!("0011".parse::<Uuid>().is_err());
         let bytes = sample(uuid, 10, 4);
         let found = Superblock::parse(&bytes).unwrap();
-        let expected = Superblock { array: uuid, name: "ffs".into(), level: 10, members: 4, events: 17, role: Some(2) };
+        let expected = Superblock {
+            array: uuid,
+            name: "ffs".into(),
+            level: 10,
+            members: 4,
+            events: 17,
+            unclean: false,
+            logged: false,
+            role: Some(2),
+        };
         assert_eq!(found, expected);
         let with = |at: usize, byte: u8| {
             let mut other = bytes.clone();
@@ -157,6 +180,16 @@ pub(crate) mod tests {
         };
         assert_eq!((with(160, 4), with(SIZE + 7, 0xff)), (None, Some(0xff02)));
         assert_eq!(with(160, 200), None, "beyond the table");
+        let unsure = |level, features: u32, synced: u64| {
+            let mut other = sample(uuid, level, 4);
+            other[8..12].copy_from_slice(&features.to_le_bytes());
+            other[208..216].copy_from_slice(&synced.to_le_bytes());
+            let sum = checksum(&other);
+            other[216..220].copy_from_slice(&sum.to_le_bytes());
+            Superblock::parse(&other).unwrap().parity_may_be_wrong()
+        };
+        assert!(unsure(6, 1, 0) && unsure(5, 0, 4096), "a bitmap does not help");
+        assert!(!unsure(6, 1, u64::MAX) && !unsure(10, 1, 0) && !unsure(1, 1, 0) && !unsure(5, 1024, 0));
         for at in [0, 4, 16, 92, 144, 220, 300] {
             let mut bad = bytes.clone();
             bad[at] ^= 1;

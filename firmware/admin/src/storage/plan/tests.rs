@@ -12,7 +12,8 @@ fn disk(name: &str, content: Content) -> Disk {
 fn member(name: &str, array: Uuid, level: i32, members: u32) -> Disk {
     // Members are named by their roles: a, b, c …
     let role = name.bytes().next().map(|b| u16::from(b - b'a'));
-    disk(name, Content::Member(Superblock { array, name: "ffs".into(), level, members, events: 1, role }))
+    let (name_of, unclean, logged) = ("ffs".into(), false, false);
+    disk(name, Content::Member(Superblock { array, name: name_of, level, members, events: 1, unclean, logged, role }))
 }
 
 fn blank(name: &str) -> Disk {
@@ -28,7 +29,7 @@ fn of(disks: &[Disk]) -> Inventory {
 }
 
 fn record(progress: Progress) -> Record {
-    Record { array: OURS, level: Level::Raid10, progress, request: None }
+    Record { array: OURS, level: Level::Raid10, spares: 0, progress, request: None }
 }
 
 fn names(disks: &[&str]) -> Vec<String> {
@@ -36,11 +37,11 @@ fn names(disks: &[&str]) -> Vec<String> {
 }
 
 fn created(array: Uuid, level: Level, disks: &[&str]) -> Result<Plan, Refusal> {
-    Ok(Plan::Create { array, level, disks: names(disks), zero: false })
+    Ok(Plan::Create { array, level, disks: names(disks), spares: 0, zero: false })
 }
 
 fn assembled(disks: &[&str], degraded: bool, format: bool) -> Result<Plan, Refusal> {
-    Ok(Plan::Assemble { array: OURS, disks: names(disks), degraded, format })
+    Ok(Plan::Assemble { array: OURS, disks: names(disks), degraded, format, dirty: false })
 }
 
 #[test]
@@ -80,9 +81,9 @@ fn a_foreign_array_waits_for_an_operator_also_beside_blank_disks() {
     let disks = [blank("a"), blank("b"), member("c", OTHER, 1, 2), member("d", OTHER, 1, 2)];
     let refused = plan(&of(&disks), None, None, true, FRESH).unwrap_err();
     assert!(matches!(refused, Refusal::Foreign { members: 2, .. }), "{refused}");
-    let order = Order { level: None, disks: vec![], adopt: true, request: None };
+    let order = Order { adopt: true, ..Order::default() };
     let adopt = |disks: &[Disk], waited| plan(&of(disks), None, Some(&order), waited, FRESH);
-    let adopted = Record { array: OTHER, level: Level::Raid1, progress: Progress::Ready, request: None };
+    let adopted = Record { array: OTHER, level: Level::Raid1, spares: 0, progress: Progress::Ready, request: None };
     assert_eq!(adopt(&disks, true), Ok(Plan::Adopt(adopted)));
     assert!(matches!(adopt(&[member("c", OTHER, 1, 2), member("d", OURS, 1, 2)], true), Err(Refusal::Order(_))));
     assert!(matches!(adopt(&[], true), Err(Refusal::Order(_))));
@@ -148,7 +149,7 @@ fn what_runs_stays() {
     let ready = record(Progress::Ready);
     assert_eq!(plan(&running(OURS), Some(&ready), None, false, FRESH), Ok(Plan::Keep));
     assert_eq!(plan(&running(OTHER), Some(&ready), None, false, FRESH), Ok(Plan::Wait));
-    let order = Order { level: None, disks: names(&["a", "b"]), adopt: false, request: None };
+    let order = Order { disks: names(&["a", "b"]), ..Order::default() };
     assert!(matches!(plan(&running(OURS), Some(&ready), Some(&order), true, FRESH), Err(Refusal::Order(_))));
 }
 
@@ -169,7 +170,7 @@ fn a_cut_creation_goes_on_with_the_same_identifier() {
 #[test]
 fn orders() {
     let disks = of(&[blank("a"), blank("b"), blank("c"), other("x"), member("y", OTHER, 1, 2)]);
-    let order = |level, disks: &[&str]| Order { level, disks: names(disks), adopt: false, request: None };
+    let order = |level, disks: &[&str]| Order { level, disks: names(disks), ..Order::default() };
     let carry = |order: &Order| plan(&disks, None, Some(order), true, FRESH);
     assert_eq!(carry(&order(None, &["c", "a"])), created(FRESH, Level::Raid1, &["c", "a"]));
     assert_eq!(carry(&order(Some(Level::Raid10), &["a", "b"])), created(FRESH, Level::Raid10, &["a", "b"]));
@@ -182,4 +183,74 @@ fn orders() {
     assert!(matches!(plan(&disks, Some(&ready), Some(&order(None, &[])), true, FRESH), Err(Refusal::Order(_))));
     let named = plan(&disks, Some(&ready), Some(&order(None, &["a", "b"])), true, FRESH);
     assert_eq!(named, created(FRESH, Level::Raid1, &["a", "b"]));
+}
+
+#[test]
+fn levels_have_a_least_number_of_members_beside_the_spares() {
+    let disks = of(&[blank("a"), blank("b"), blank("c"), blank("d")]);
+    let carry = |level, spares| plan(&disks, None, Some(&Order { level, spares, ..Order::default() }), true, FRESH);
+    let all = || names(&["a", "b", "c", "d"]);
+    let made = |level, spares| Ok(Plan::Create { array: FRESH, level, disks: all(), spares, zero: false });
+    for (level, most) in [(Level::Raid1, 2), (Level::Raid5, 1), (Level::Raid6, 0), (Level::Raid10, 2)] {
+        assert_eq!(carry(Some(level), most), made(level, most));
+        assert!(matches!(carry(Some(level), most + 1), Err(Refusal::Order(_))), "{level}");
+    }
+    assert_eq!(carry(None, 2), made(Level::Raid1, 2), "two members and two spares");
+    assert!(matches!(carry(None, 9), Err(Refusal::Order(_))));
+}
+
+#[test]
+fn a_cut_creation_keeps_what_was_ordered() {
+    let creating = Record { level: Level::Raid5, spares: 1, ..record(Progress::Creating) };
+    let disks = of(&[blank("a"), blank("b"), blank("c"), blank("d")]);
+    let disks_of = names(&["a", "b", "c", "d"]);
+    let made = Plan::Create { array: OURS, level: Level::Raid5, disks: disks_of, spares: 1, zero: false };
+    assert_eq!(plan(&disks, Some(&creating), None, true, FRESH), Ok(made));
+}
+
+/// Members of RAID6 as they were left, each with its events.
+fn left(unclean: bool, logged: bool, disks: &[(&str, u64)]) -> Inventory {
+    let one = |(name, events): &(&str, u64)| {
+        let mut disk = member(name, OURS, 6, 4);
+        if let Content::Member(s) = &mut disk.content {
+            (s.events, s.unclean, s.logged) = (*events, unclean, logged);
+        }
+        disk
+    };
+    of(&disks.iter().map(one).collect::<Vec<_>>())
+}
+
+#[test]
+fn parity_that_may_be_wrong_and_a_missing_member_wait_for_an_operator() {
+    let ready = Record { level: Level::Raid6, ..record(Progress::Ready) };
+    let (all, three) = ([("a", 9), ("b", 9), ("c", 9), ("d", 9)], [("a", 9), ("b", 9), ("c", 9)]);
+    let look = |inventory: &Inventory, waited| plan(inventory, Some(&ready), None, waited, FRESH);
+    let assembled = |disks: &[&str], degraded, dirty| {
+        Ok(Plan::Assemble { array: OURS, disks: names(disks), degraded, format: false, dirty })
+    };
+    let four = &["a", "b", "c", "d"][..];
+    assert_eq!(look(&left(true, false, &all), false), assembled(four, false, false), "all are there to make it right");
+    assert_eq!(
+        look(&left(false, false, &three), true),
+        assembled(&["a", "b", "c"], true, false),
+        "it was stopped in order"
+    );
+    assert_eq!(look(&left(true, true, &three), true), assembled(&["a", "b", "c"], true, false), "a log made it right");
+    assert_eq!(look(&left(true, false, &three), false), Ok(Plan::Wait));
+    let refused = look(&left(true, false, &three), true).unwrap_err();
+    assert!(matches!(refused, Refusal::DirtyDegraded { missing: 1, .. }), "{refused}");
+    assert!(refused.to_string().contains("ffsctl storage start"), "{refused}");
+    // One that is there, but was not for a while, is as good as missing; one event behind is not.
+    let behind = [("a", 9), ("b", 9), ("c", 9), ("d", 7)];
+    assert!(matches!(look(&left(true, false, &behind), true), Err(Refusal::DirtyDegraded { missing: 1, .. })));
+    let just = [("a", 9), ("b", 9), ("c", 9), ("d", 8)];
+    assert_eq!(look(&left(true, false, &just), true), assembled(four, false, false));
+
+    let order = Order { start: true, ..Order::default() };
+    let start = |inventory: &Inventory, record| plan(inventory, record, Some(&order), true, FRESH);
+    assert_eq!(start(&left(true, false, &three), Some(&ready)), assembled(&["a", "b", "c"], true, true));
+    assert_eq!(start(&left(false, false, &three), Some(&ready)), assembled(&["a", "b", "c"], true, false));
+    assert!(matches!(start(&left(true, false, &three), None), Err(Refusal::Order(_))));
+    let running = Inventory { running: Some(OURS), ..left(true, false, &three) };
+    assert!(matches!(start(&running, Some(&ready)), Err(Refusal::Order(_))), "it runs already");
 }

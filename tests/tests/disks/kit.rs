@@ -1,0 +1,478 @@
+//! Three machines whose download machine has disks that can be pulled, fail, hang and lose what was not flushed; customers who stage
+//! and download meanwhile; and what must hold afterwards.
+
+use keys::site::Role;
+use qemu::machine::{Bus, Machine};
+use qemu::nbd::{Loss, Lost};
+use qemu::{Patience, Waited};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tests::Desk;
+use xtask::customer::{Customer, Ftp, Staged, download_staged, sha256};
+use xtask::local::temporary;
+use xtask::vm::{Bays, Setup, Vms};
+
+/// How long machines may take for anything.
+pub(crate) const LONG: Duration = Duration::from_secs(300);
+/// Customers, each of whom stages one thing after the other.
+const CUSTOMERS: [&str; 3] = ["paula", "quentin", "ruth"];
+/// What they stage while the power goes.
+const SMALL: &str = "small";
+/// Versions of it.
+const SMALL_VERSIONS: [&str; 2] = ["1", "2"];
+const SMALL_BYTES: usize = 64 << 10;
+/// What they download while disks go.
+const LARGE: &str = "large";
+/// Versions of it.
+const LARGE_VERSIONS: [&str; 4] = ["1", "2", "3", "4"];
+const LARGE_BYTES: usize = 8 << 20;
+/// Downloads under way when something happens to a disk. Each is larger than what is on its way to a client that takes nothing.
+const DOWNLOADS: usize = 20;
+/// What a start must not have had to repair: a power cut leaves none of this.
+const DAMAGE: [&str; 6] = [
+    "stagings given up",
+    "links made again",
+    "links that cannot be made",
+    "names without a lease removed",
+    "objects without their file",
+    "damaged objects",
+];
+
+/// The site.
+pub(crate) struct Lab {
+    pub(crate) vms: Vms,
+    desk: Desk,
+    dir: PathBuf,
+    browsers: Arc<Vec<Customer>>,
+    /// What was acknowledged and not fetched yet.
+    acknowledged: Vec<Staged>,
+    seed: u64,
+}
+
+impl Deref for Lab {
+    type Target = Desk;
+
+    fn deref(&self) -> &Desk {
+        &self.desk
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.vms.vm(Role::Download).last_words());
+            eprintln!("the seed is {}; the files are in {}", self.seed, self.dir.display());
+        } else {
+            // Nobody needs it any more.
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+fn volatile(bays: Bays) -> Bays {
+    Bays { volatile: true, ..bays }
+}
+
+impl Lab {
+    /// With an array that the machine has made of its blank disks by itself.
+    pub(crate) fn start() -> Self {
+        let mut lab = Self::boot(volatile(Bays::default()));
+        lab.vms.wait_healthy().unwrap_or_else(|error| panic!("{error:#}"));
+        lab.fill();
+        lab
+    }
+
+    /// With an array of this level, made on an operator's order of disks that are plugged one after the other.
+    /// There is room for two disks more.
+    pub(crate) fn with_level(level: &str, disks: usize, bus: Bus) -> Self {
+        let mut lab = Self::boot(volatile(Bays { count: disks + 2, filled: 1, bus, ..Bays::default() }));
+        // One disk is too little: the machine waits for an operator.
+        lab.eventually("an answer about the disks", |lab| lab.storage().is_some_and(|s| s.disk("data0").is_some()));
+        for n in 1..disks {
+            lab.plug(&format!("data{n}"));
+        }
+        let storage = lab.storage().unwrap();
+        let names = (0..disks).map(|n| storage.disk(&format!("data{n}")).unwrap().name.clone());
+        let mut order = ["storage", "create", "download", "--level", level].map(str::to_owned).to_vec();
+        order.extend(names.flat_map(|name| ["--disk".to_owned(), name]));
+        lab.operate(&order.iter().map(String::as_str).collect::<Vec<_>>());
+        lab.vms.wait_healthy().unwrap_or_else(|error| panic!("{error:#}"));
+        assert_eq!(lab.storage().unwrap().level.as_deref(), Some(level));
+        lab.fill();
+        lab
+    }
+
+    fn boot(bays: Bays) -> Self {
+        let dir = temporary().unwrap();
+        let test = std::env::current_exe().unwrap();
+        let ffsctl = test.ancestors().nth(2).unwrap().join("ffsctl");
+        let vms = Setup { bays, ..Setup::new(&ffsctl, &dir) }.boot().unwrap_or_else(|error| panic!("{error:#}"));
+        let desk = Desk::new(vms.access(), &dir);
+        let seed = std::env::var("FFS_SEED").ok().and_then(|text| text.parse().ok());
+        let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+        Self { vms, desk, dir, browsers: Arc::default(), acknowledged: Vec::new(), seed }
+    }
+
+    /// Objects, and customers who are logged in and entitled to them.
+    fn fill(&mut self) {
+        let mut rng = fastrand::Rng::with_seed(self.seed);
+        let objects = SMALL_VERSIONS.map(|v| (SMALL, v, SMALL_BYTES)).into_iter();
+        for (product, version, length) in objects.chain(LARGE_VERSIONS.map(|v| (LARGE, v, LARGE_BYTES))) {
+            let bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(length).collect();
+            self.object(product, version, &format!("{product}-{version}.bin"), &bytes);
+        }
+        for name in CUSTOMERS {
+            self.customer(name, &[SMALL, LARGE]);
+        }
+        self.browsers = Arc::new(CUSTOMERS.map(|name| self.logged_in(name)).into());
+    }
+
+    /// Waits for what is sure to come, also on a busy host.
+    pub(crate) fn eventually(&mut self, what: &str, mut look: impl FnMut(&mut Self) -> bool) {
+        let patience = Patience::of(LONG);
+        while !look(self) {
+            let ended = self.vms.vm(Role::Download).ended();
+            assert!(ended.is_none(), "the download machine ended while we waited for {what}");
+            if let Err(waited @ (Waited::InVain(_) | Waited::Cancelled)) = patience.pause(Duration::from_millis(100)) {
+                panic!("{what}: {waited}; {:?}", self.storage());
+            }
+        }
+    }
+
+    /// What `ffsctl storage status` says; none while it cannot be asked.
+    pub(crate) fn storage(&self) -> Option<Storage> {
+        let output = self.access().ffsctl().args(["--json", "storage", "status", "download"]).output().unwrap();
+        let all: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let storage = Storage::of(all.get(0)?);
+        assert_eq!(output.status.success(), storage.healthy, "the exit code says whether all is well");
+        Some(storage)
+    }
+
+    /// Waits until the array is well, or is not.
+    pub(crate) fn until_healthy(&mut self, healthy: bool) -> Storage {
+        let mut last = None;
+        self.eventually(if healthy { "a whole array" } else { "a degraded array" }, |lab| {
+            last = lab.storage();
+            last.as_ref().is_some_and(|s| s.healthy == healthy)
+        });
+        last.unwrap()
+    }
+
+    /// Pulls a disk.
+    pub(crate) fn unplug(&mut self, disk: &str) {
+        self.vms.vm(Role::Download).unplug(disk, &Patience::of(LONG)).unwrap();
+    }
+
+    /// Puts a disk in, and waits until the machine has seen it; its name there.
+    pub(crate) fn plug(&mut self, disk: &str) -> String {
+        self.vms.vm(Role::Download).plug(disk).unwrap();
+        let mut name = String::new();
+        self.eventually("the disk that was put in", |lab| {
+            let found = lab.storage().and_then(|s| Some(s.disk(disk)?.name.clone()));
+            found.is_some_and(|found| {
+                name = found;
+                true
+            })
+        });
+        name
+    }
+
+    /// Stages on behalf of all customers at once until so many stagings were acknowledged, then cuts the power of the download
+    /// machine and starts it again, changed or not, until it serves a file.
+    pub(crate) fn cut_under_load(&mut self, stagings: usize, change: impl FnOnce(Machine) -> Machine) -> Cut {
+        let load = Load::start(&self.browsers);
+        self.eventually("stagings", |_| load.acknowledged() >= stagings);
+        // A moment at which there is something to lose; such moments are short.
+        let patience = Patience::of(LONG);
+        while self.vms.unflushed() == 0 {
+            patience.check().expect("nothing was ever written without a flush");
+            std::thread::yield_now();
+        }
+        load.stop();
+        let mut rng = fastrand::Rng::with_seed(self.seed);
+        let mut loss = || if rng.u8(..4) == 0 { Loss::All } else { Loss::Part(rng.u64(..)) };
+        let lost = self.vms.cut(&mut loss).unwrap();
+        self.seed = rng.u64(..);
+        let (begin, first, to) = (Instant::now(), load.first(), self.path("first"));
+        self.vms.start_again(Role::Download, change).unwrap();
+        let mut refused = None;
+        self.eventually("the first file", |lab| {
+            if refused.is_none()
+                && let Some(storage) = lab.storage()
+                && storage.detail.contains("`ffsctl storage start`")
+            {
+                refused = Some(storage.detail);
+                lab.operate(&["storage", "start", "download"]);
+            }
+            download_staged(lab.access(), Ftp::Clear, &first, &to).is_ok()
+        });
+        let cut = Cut { took: begin.elapsed(), lost, refused };
+        assert_eq!(sha256(&to).unwrap(), first.sha256);
+        // Those that were asked for when the power went may have been answered since.
+        self.acknowledged.extend(load.finish().into_iter().filter(|staged| staged.lease != first.lease));
+        cut
+    }
+
+    /// Twenty downloads, and stagings beside them; `during` happens when all downloads are under way.
+    pub(crate) fn under_downloads(&mut self, during: impl FnOnce(&mut Self)) {
+        let staged: Vec<Staged> = (0..DOWNLOADS)
+            .map(|n| {
+                let browser = &self.browsers[n % CUSTOMERS.len()];
+                browser.stage(LARGE, LARGE_VERSIONS[n % LARGE_VERSIONS.len()]).unwrap_or_else(|e| panic!("{e:#}"))
+            })
+            .collect();
+        let load = Load::start(&self.browsers);
+        let (host, port) = self.access().ftp();
+        let url = |staged: &Staged| format!("ftp://{host}:{port}/{}", staged.file);
+        let start =
+            |(n, staged): (usize, &Staged)| Download::start(&url(staged), staged, self.path(&format!("download-{n}")));
+        let downloads: Vec<Download> = staged.iter().enumerate().map(start).collect();
+        downloads.iter().for_each(Download::has_begun);
+        let before = load.acknowledged();
+        downloads.iter().for_each(Download::go_on);
+        during(self);
+        for (download, staged) in downloads.into_iter().zip(staged) {
+            assert_eq!(sha256(&download.end()).unwrap(), staged.sha256);
+        }
+        self.eventually("stagings after that", |_| load.acknowledged() > before + CUSTOMERS.len());
+        load.stop();
+        self.acknowledged.extend(load.finish());
+    }
+
+    /// Every lease that was acknowledged is there with the right bytes, each has its link and no link is without one, and the audit
+    /// trail has everything once.
+    pub(crate) fn check(&mut self) {
+        self.eventually("a machine that is up", |lab| lab.check_named("start-up").is_some());
+        let repaired = self.check_named("start-up").unwrap();
+        for damage in DAMAGE {
+            assert!(!repaired.contains(damage), "{repaired}");
+        }
+        self.leases_are_links();
+        let to = self.path("fetched");
+        for staged in std::mem::take(&mut self.acknowledged) {
+            let fetched = download_staged(self.access(), Ftp::Clear, &staged, &to);
+            fetched.unwrap_or_else(|error| panic!("an acknowledged lease is lost: {error:#}"));
+            assert_eq!(sha256(&to).unwrap(), staged.sha256);
+        }
+        self.trail_is_whole();
+    }
+
+    /// The detail of a check of the download machine.
+    pub(crate) fn check_named(&self, name: &str) -> Option<String> {
+        let output = self.access().ffsctl().args(["--json", "status"]).output().unwrap();
+        let all: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let download = all.as_array()?.iter().find(|m| m["machine"] == "download")?;
+        let check = download["checks"].as_array()?.iter().find(|c| c["name"] == name)?;
+        Some(check["detail"].as_str()?.to_owned())
+    }
+
+    /// The file system counts as many names of each object as there are leases of it, and one in the storeroom.
+    fn leases_are_links(&self) {
+        let leases = self.leases();
+        let mut of_object = BTreeMap::<&str, Vec<&str>>::new();
+        for lease in &leases {
+            of_object.entry(lease["sha256"].as_str().unwrap()).or_default().push(lease["lease"].as_str().unwrap());
+        }
+        for (object, of_it) in &of_object {
+            let shown = self.operate_json(&["lease", "show", of_it[0]]);
+            assert_eq!(shown["links"], of_it.len() + 1, "{object}: {shown}");
+            assert_eq!(shown["inode"], shown["storeroom_inode"], "{shown}");
+        }
+        let there: BTreeSet<&str> = of_object.into_values().flatten().collect();
+        for staged in &self.acknowledged {
+            assert!(there.contains(&*staged.lease), "an acknowledged lease is lost: {}", staged.lease);
+        }
+    }
+
+    /// The database has every record of the download machine once, and one of each lease's begin.
+    fn trail_is_whole(&mut self) {
+        self.eventually("all audit records", |lab| {
+            lab.check_named("outbox").is_some_and(|said| said.starts_with("the database has every"))
+        });
+        let trail = self.operate_json(&["audit", "list"]);
+        let of_download = trail.as_array().unwrap().iter().filter(|e| e["appliance"] == "download");
+        let (mut numbers, mut begun) = (Vec::new(), BTreeMap::<&str, usize>::new());
+        for entry in of_download {
+            numbers.push(entry["seq"].as_u64().unwrap());
+            if entry["event"] == "STAGED" {
+                *begun.entry(entry["lease"].as_str().unwrap()).or_default() += 1;
+            }
+        }
+        numbers.sort_unstable();
+        assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1), "a record is missing or doubled: {numbers:?}");
+        for lease in self.leases().iter().filter(|lease| lease["kind"] == "ONE-TIME") {
+            let id = lease["lease"].as_str().unwrap();
+            assert_eq!(begun.get(id), Some(&1), "{lease}");
+        }
+    }
+}
+
+/// A power cut.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    /// From the start of the machine to the first file that it served.
+    pub(crate) took: Duration,
+    /// What its disks lost.
+    pub(crate) lost: Lost,
+    /// What the machine said where the array waited for an operator.
+    pub(crate) refused: Option<String>,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Lost { pending, gone, torn } = self.lost;
+        write!(f, "{pending} writes were not flushed, {gone} of them are gone, {torn} are torn; ")?;
+        write!(f, "the first file {:.1} s after the start", self.took.as_secs_f64())
+    }
+}
+
+/// What `ffsctl storage status` says of a machine.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    pub(crate) healthy: bool,
+    pub(crate) detail: String,
+    pub(crate) level: Option<String>,
+    pub(crate) disks: Vec<Shown>,
+    pub(crate) counts: BTreeMap<String, u64>,
+}
+
+/// A disk in it.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) name: String,
+    /// With its serial number, which is its name in QEMU.
+    pub(crate) model: String,
+    pub(crate) member: bool,
+    pub(crate) state: String,
+}
+
+impl Storage {
+    fn of(value: &Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let disk = |d: &Value| Shown {
+            name: text(&d["name"]),
+            model: text(&d["model"]),
+            member: d["member"] == true,
+            state: text(&d["state"]),
+        };
+        Self {
+            healthy: value["healthy"] == true,
+            detail: text(&value["detail"]),
+            level: value["level"].as_str().map(str::to_owned),
+            disks: value["disks"].as_array().unwrap().iter().map(disk).collect(),
+            counts: serde_json::from_value(value["counts"].clone()).unwrap(),
+        }
+    }
+
+    /// The one with this name in QEMU.
+    pub(crate) fn disk(&self, id: &str) -> Option<&Shown> {
+        self.disks.iter().find(|d| d.model.split(' ').any(|word| word == id))
+    }
+}
+
+/// A download that waits, once it has begun, until it is told to go on: its client takes nothing meanwhile.
+struct Download {
+    begun: Receiver<()>,
+    go_on: Sender<()>,
+    thread: JoinHandle<PathBuf>,
+}
+
+impl Download {
+    fn start(url: &str, staged: &Staged, to: PathBuf) -> Self {
+        let (begun, has_begun) = channel();
+        let (go_on, goes_on) = channel();
+        let login = format!("user = \"{}:{}\"\n", staged.user, staged.password);
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--no-buffer", "--max-time", "600", "--config", "-", url]);
+        let thread = std::thread::spawn(move || {
+            let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            child.stdin.take().unwrap().write_all(login.as_bytes()).unwrap();
+            let (mut from, mut file) = (child.stdout.take().unwrap(), File::create(&to).unwrap());
+            let mut first = [0; 1];
+            from.read_exact(&mut first).expect("a first byte");
+            file.write_all(&first).unwrap();
+            begun.send(()).unwrap();
+            goes_on.recv().unwrap();
+            std::io::copy(&mut from, &mut file).unwrap();
+            assert!(child.wait().unwrap().success(), "a download failed");
+            to
+        });
+        Self { begun: has_begun, go_on, thread }
+    }
+
+    fn has_begun(&self) {
+        self.begun.recv_timeout(LONG).expect("the download begins");
+        assert!(!self.thread.is_finished());
+    }
+
+    fn go_on(&self) {
+        self.go_on.send(()).unwrap();
+    }
+
+    fn end(self) -> PathBuf {
+        self.thread.join().unwrap()
+    }
+}
+
+/// Customers who stage, each one thing after the other.
+struct Load {
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<Mutex<Vec<Staged>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(browsers: &Arc<Vec<Customer>>) -> Self {
+        let (stop, acknowledged) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Staged>>>::default());
+        let one = |n: usize| {
+            let (browsers, stop, acknowledged) = (browsers.clone(), stop.clone(), acknowledged.clone());
+            std::thread::spawn(move || {
+                for version in SMALL_VERSIONS.iter().cycle() {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    match browsers[n].stage(SMALL, version) {
+                        Ok(staged) => acknowledged.lock().unwrap().push(staged),
+                        // The power has gone meanwhile.
+                        Err(_) if stop.load(Ordering::SeqCst) => return,
+                        Err(error) => panic!("{error:#}"),
+                    }
+                }
+            })
+        };
+        let threads = (0..browsers.len()).map(one).collect();
+        Self { stop, acknowledged, threads }
+    }
+
+    fn acknowledged(&self) -> usize {
+        assert!(self.threads.iter().all(|t| !t.is_finished()), "a staging failed");
+        self.acknowledged.lock().unwrap().len()
+    }
+
+    fn first(&self) -> Staged {
+        self.acknowledged.lock().unwrap()[0].clone()
+    }
+
+    /// No more of them; what is asked already may still fail.
+    fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    fn finish(self) -> Vec<Staged> {
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        std::mem::take(&mut self.acknowledged.lock().unwrap())
+    }
+}
