@@ -17,6 +17,7 @@ mod release;
 mod sources;
 mod tree;
 mod uki;
+mod units;
 mod whitelist;
 
 pub(crate) use packages::Locking;
@@ -418,6 +419,7 @@ fn checked(role: Role, debug: bool, wanted: &[String]) -> Result<Vec<String>> {
     let archive = zstd::decode_all(File::open(dir.join("initrd.zst"))?)?;
     let (tree, mut wrong) = check::parse(&archive)?;
     wrong.extend(check::contents(&tree, wanted, debug)?);
+    wrong.extend(units::unused(&tree));
     if tree.hashes()? != manifest.contents {
         wrong.push("the archive does not hold what the manifest says".into());
     }

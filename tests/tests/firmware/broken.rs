@@ -26,7 +26,7 @@ fn breaks(version: &str, how: &str, first: &str, watchdog: &str) -> PathBuf {
             ("/usr/share/ffs/break.conf", how),
             ("/usr/lib/systemd/system/ffs-break.service", &unit),
             ("/usr/lib/systemd/system/ffs.target.d/90-break.conf", "[Unit]\nWants=ffs-break.service\n"),
-            ("/usr/lib/systemd/system.conf.d/90-break.conf", &manager),
+            ("/usr/lib/systemd/system.conf.d/zz-break.conf", &manager),
         ],
     )
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Cuts within each of the two parts of an update.
-const CUTS: usize = 12;
+const CUTS: usize = 10;
 /// What begins the numbers that choose which blocks are lost; another run may have another: `FFS_SEED`.
 const SEED: u64 = 0x0f5e_ed00_2026_0001;
 
