@@ -14,7 +14,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -37,8 +37,11 @@ const LARGE: &str = "large";
 /// Versions of it.
 const LARGE_VERSIONS: [&str; 4] = ["1", "2", "3", "4"];
 const LARGE_BYTES: usize = 8 << 20;
-/// Downloads under way when something happens to a disk. Each is larger than what is on its way to a client that takes nothing.
+/// Downloads under way when something happens to a disk.
 const DOWNLOADS: usize = 20;
+/// What each of them takes, and how often, until all have begun: a minute's worth at least.
+const SLOWLY: usize = 8 << 10;
+const NOW_AND_THEN: Duration = Duration::from_millis(100);
 /// What a start must not have had to repair: a power cut leaves none of this.
 const DAMAGE: [&str; 6] = [
     "stagings given up",
@@ -226,28 +229,44 @@ impl Lab {
 
     /// Twenty downloads, and stagings beside them; `during` happens when all downloads are under way.
     pub(crate) fn under_downloads(&mut self, during: impl FnOnce(&mut Self)) {
-        let staged: Vec<Staged> = (0..DOWNLOADS)
-            .map(|n| {
-                let browser = &self.browsers[n % CUSTOMERS.len()];
-                browser.stage(LARGE, LARGE_VERSIONS[n % LARGE_VERSIONS.len()]).unwrap_or_else(|e| panic!("{e:#}"))
-            })
-            .collect();
+        let staged = self.stage_large();
         let load = Load::start(&self.browsers);
+        let mut before = 0;
+        self.fetch(&staged, |lab| {
+            before = load.acknowledged();
+            during(lab);
+        });
+        self.eventually("stagings after that", |_| load.acknowledged() > before + CUSTOMERS.len());
+        load.stop();
+        self.acknowledged.extend(load.finish());
+    }
+
+    /// Twenty downloads without anything beside them.
+    pub(crate) fn downloads(&mut self, during: impl FnOnce(&mut Self)) {
+        let staged = self.stage_large();
+        self.fetch(&staged, during);
+    }
+
+    fn stage_large(&self) -> Vec<Staged> {
+        let stage = |n: usize| {
+            let version = LARGE_VERSIONS[n % LARGE_VERSIONS.len()];
+            self.browsers[n % CUSTOMERS.len()].stage(LARGE, version).unwrap_or_else(|e| panic!("{e:#}"))
+        };
+        (0..DOWNLOADS).map(stage).collect()
+    }
+
+    fn fetch(&mut self, staged: &[Staged], during: impl FnOnce(&mut Self)) {
         let (host, port) = self.access().ftp();
         let url = |staged: &Staged| format!("ftp://{host}:{port}/{}", staged.file);
         let start =
             |(n, staged): (usize, &Staged)| Download::start(&url(staged), staged, self.path(&format!("download-{n}")));
         let downloads: Vec<Download> = staged.iter().enumerate().map(start).collect();
         downloads.iter().for_each(Download::has_begun);
-        let before = load.acknowledged();
         downloads.iter().for_each(Download::go_on);
         during(self);
         for (download, staged) in downloads.into_iter().zip(staged) {
             assert_eq!(sha256(&download.end()).unwrap(), staged.sha256);
         }
-        self.eventually("stagings after that", |_| load.acknowledged() > before + CUSTOMERS.len());
-        load.stop();
-        self.acknowledged.extend(load.finish());
     }
 
     /// Every lease that was acknowledged is there with the right bytes, each has its link and no link is without one, and the audit
@@ -355,6 +374,8 @@ pub(crate) struct Shown {
     pub(crate) model: String,
     pub(crate) member: bool,
     pub(crate) state: String,
+    /// What it says of itself.
+    pub(crate) health: String,
 }
 
 impl Storage {
@@ -365,6 +386,7 @@ impl Storage {
             model: text(&d["model"]),
             member: d["member"] == true,
             state: text(&d["state"]),
+            health: text(&d["health"]),
         };
         Self {
             healthy: value["healthy"] == true,
@@ -381,7 +403,7 @@ impl Storage {
     }
 }
 
-/// A download that waits, once it has begun, until it is told to go on: its client takes nothing meanwhile.
+/// A download that takes little, once it has begun, until it is told to go on: one that took nothing would be ended by the server.
 struct Download {
     begun: Receiver<()>,
     go_on: Sender<()>,
@@ -403,7 +425,12 @@ impl Download {
             from.read_exact(&mut first).expect("a first byte");
             file.write_all(&first).unwrap();
             begun.send(()).unwrap();
-            goes_on.recv().unwrap();
+            let mut some = [0; SLOWLY];
+            while goes_on.recv_timeout(NOW_AND_THEN) == Err(RecvTimeoutError::Timeout) {
+                let n = from.read(&mut some).unwrap();
+                assert!(n > 0, "a download was over before anything happened");
+                file.write_all(&some[..n]).unwrap();
+            }
             std::io::copy(&mut from, &mut file).unwrap();
             assert!(child.wait().unwrap().success(), "a download failed");
             to

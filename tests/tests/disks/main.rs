@@ -3,6 +3,7 @@
 
 mod kit;
 
+use keys::site::Role;
 use kit::{Cut, Lab};
 use qemu::machine::{Bus, Disk, Machine};
 use qemu::nbd::Mood;
@@ -168,10 +169,26 @@ fn disks_fail_and_hang() {
     lab.check();
 }
 
+/// Disks of NVMe say how they are; and one that does not answer any more is given up by its driver, then by the array.
+#[test]
+#[ignore = "long: boots the images"]
+fn disks_of_nvme_are_given_up() {
+    let mut lab = Lab::with_level("raid1", 2, Bus::Nvme);
+    let storage = lab.storage().unwrap();
+    assert!(storage.disk("data0").is_some_and(|d| d.health.starts_with("says that it is well")), "{storage:?}");
+    let _ = lab.cut_under_load(STAGINGS, whole);
+    lab.downloads(|lab| {
+        lab.vms.vm(Role::Download).stall("data1", true).unwrap();
+        let storage = lab.until_healthy(false);
+        print(&format!("{storage:?}"));
+    });
+    lab.check();
+}
+
 /// The power goes again and again, with all disks, with one missing, while that is made up for.
-fn cut(level: &str, disks: usize) {
+fn cut(level: &str, disks: usize, cuts: usize) {
     let mut lab = Lab::with_level(level, disks, Bus::Virtio);
-    for n in 0..cuts() {
+    for n in 0..cuts {
         // Of four cuts two are with all disks, one when one of them has just gone, one while it is made up for.
         match n % 4 {
             0 | 1 => print(&format!("{level}, cut {n}: {}", lab.cut_under_load(STAGINGS, whole))),
@@ -196,27 +213,31 @@ fn cut(level: &str, disks: usize) {
 #[test]
 #[ignore = "long: boots the images"]
 fn power_of_raid1_is_cut() {
-    cut("raid1", 2);
+    cut("raid1", 2, cuts());
 }
 
 #[test]
 #[ignore = "long: boots the images"]
 fn power_of_raid5_is_cut() {
-    cut("raid5", 3);
+    cut("raid5", 3, cuts());
 }
 
 #[test]
 #[ignore = "long: boots the images"]
 fn power_of_raid10_is_cut() {
-    cut("raid10", 4);
+    cut("raid10", 4, cuts());
 }
 
 /// RAID6 has its stated limit: with a disk missing, a power cut leaves parity of which nobody knows whether it is right.
 #[test]
 #[ignore = "long: boots the images"]
 fn power_of_raid6_is_cut() {
+    cut_raid6(cuts());
+}
+
+fn cut_raid6(cuts: usize) {
     let mut lab = Lab::with_level("raid6", 4, Bus::Virtio);
-    for n in 1..cuts() {
+    for n in 1..cuts {
         let cut = lab.cut_under_load(STAGINGS, whole);
         print(&format!("raid6, cut {n}: {cut}"));
         assert_eq!(cut.refused, None);
