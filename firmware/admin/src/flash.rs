@@ -1,10 +1,11 @@
-//! Writing a machine's boot disk: the image of its role with its part of the site (`ffsctl flash`).
+//! Writing a machine's boot disk: the image of its role, compressed or not, with its part of the site (`ffsctl flash`).
 //!
 //! In this order, so that a disk that was not finished does not boot: the old partition table goes; the ESP is copied; the state
 //! partition is made ([`state::write_partition`]) and read back; what was copied is read back from the disk, past the page cache, and
 //! compared; last the table is written, with identifiers of its own, its copy at the end of the disk. The state partition keeps its
 //! size in the image and grows on the machine's first start.
 
+mod source;
 pub(crate) mod target;
 
 use crate::gpt::{self, GptError, SECTOR, Table};
@@ -13,6 +14,7 @@ use crate::state::mount::write_table;
 use crate::state::{self, StateError};
 use keys::site::Role;
 use sha2::{Digest, Sha256};
+use source::Source;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -93,11 +95,10 @@ pub(crate) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> FlashError {
 #[derive(Debug)]
 pub struct Image {
     path: PathBuf,
-    file: File,
     table: Table,
     /// Of which role it is.
     pub role: Role,
-    /// Its bytes.
+    /// Its bytes, unpacked.
     pub size: u64,
 }
 
@@ -108,24 +109,23 @@ impl Image {
     /// [`FlashError::Image`], [`FlashError::Io`].
     pub fn open(path: &Path) -> Result<Self, FlashError> {
         let bad = |why: &str| FlashError::Image { path: path.into(), why: why.into() };
-        let file = File::open(path).map_err(io_error(path))?;
-        let meta = file.metadata().map_err(io_error(path))?;
-        if !meta.is_file() {
+        if !path.metadata().map_err(io_error(path))?.is_file() {
             return Err(bad("it is not a file"));
         }
+        let (mut source, size) = Source::open(path).map_err(io_error(path))?;
+        let size = size.ok_or_else(|| bad("it does not say how large it is when unpacked"))?;
         let mut head = vec![0; usize::try_from(gpt::HEAD * SECTOR).unwrap_or(0)];
-        file.read_exact_at(&mut head, 0).map_err(|_| bad("it has no partition table"))?;
+        source.read(0, &mut head).map_err(|_| bad("it has no partition table"))?;
         let table = Table::parse(&head).map_err(|e| bad(&e.to_string()))?;
         let role = table.partitions.iter().find_map(|p| p.name.strip_prefix(ESP_NAME));
         let role = role.and_then(|name| Role::ALL.into_iter().find(|r| r.as_str() == name));
         let role = role.ok_or_else(|| bad("its partitions do not say of which role it is"))?;
         let state = table.last().filter(|p| p.name == state::LABEL && p.kind == gpt::LINUX);
-        let size = meta.len();
         let end = size / SECTOR;
         if state.is_none() || table.partitions.iter().any(|p| p.first > p.last || p.last >= end) {
             return Err(bad("its last partition is not the one for the state, or it is cut off"));
         }
-        Ok(Self { path: path.into(), file, table, role, size })
+        Ok(Self { path: path.into(), table, role, size })
     }
 
     /// The sectors to be copied: those of all partitions but the last.
@@ -237,15 +237,18 @@ impl<'a> Job<'a> {
         progress: &mut dyn FnMut(&'static str, u64, u64),
     ) -> Result<Vec<u8>, FlashError> {
         let image = self.image;
-        each(image.copied(), |at, block, done| {
-            image.file.read_exact_at(block, at).map_err(io_error(&image.path))?;
+        let (mut source, _) = Source::open(&image.path).map_err(io_error(&image.path))?;
+        let hash = each(image.copied(), |at, block, done| {
+            source.read(at, block).map_err(io_error(&image.path))?;
             // A new file has zeros already; a disk has what was on it before.
             if device || block.iter().any(|b| *b != 0) {
                 out.write_all_at(block, at).map_err(io_error(to))?;
             }
             progress("write", done, all);
             Ok(())
-        })
+        })?;
+        source.finish(image.size).map_err(io_error(&image.path))?;
+        Ok(hash)
     }
 
     /// Reads the same back; gives the hash of it.

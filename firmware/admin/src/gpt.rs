@@ -44,7 +44,8 @@ impl Guid {
         b
     }
 
-    fn encode(self) -> [u8; 16] {
+    /// The bytes of it on a disk, and in the variables of UEFI.
+    pub fn encode(self) -> [u8; 16] {
         Self::swapped(self.0.to_be_bytes())
     }
 

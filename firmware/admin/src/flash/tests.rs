@@ -65,6 +65,32 @@ fn a_file_becomes_the_disk_of_a_machine() {
 }
 
 #[test]
+fn a_compressed_image_becomes_the_same_disk() {
+    let home = tempfile::tempdir().unwrap();
+    let (site, plain) = prepare(home.path(), "web");
+    let packed = home.path().join("image.zst");
+    let mut encoder = zstd::Encoder::new(File::create(&packed).unwrap(), 3).unwrap();
+    encoder.include_checksum(true).unwrap();
+    encoder.set_pledged_src_size(Some(SIZE)).unwrap();
+    io::copy(&mut File::open(&plain).unwrap(), &mut encoder).unwrap();
+    encoder.finish().unwrap();
+    let folder = site.join("web");
+    let write = |image: &Path| {
+        let image = Image::open(image).unwrap();
+        assert_eq!((image.role, image.size), (Role::Web, SIZE));
+        let out = home.path().join("disk");
+        fs::write(&out, "").unwrap();
+        Job::new(&image, &folder, "web").unwrap().write(&out, SIZE, false, &mut |_, _, _| {})
+    };
+    assert_eq!(write(&packed).unwrap().sha256, write(&plain).unwrap().sha256);
+    // Cut off behind everything that is copied.
+    let bytes = fs::read(&packed).unwrap();
+    fs::write(&packed, &bytes[..bytes.len() - 2]).unwrap();
+    assert!(matches!(write(&packed), Err(FlashError::Io { .. })));
+    assert_eq!(Table::parse(&fs::read(home.path().join("disk")).unwrap()[..34 * 512]), Err(GptError::Missing));
+}
+
+#[test]
 fn image_and_machine_fit_each_other() {
     let home = tempfile::tempdir().unwrap();
     let (site, path) = prepare(home.path(), "download");
