@@ -258,7 +258,7 @@ async fn admind_answers_for_the_machine() {
         let names: Vec<String> = checks().await.iter().map(|c| c.name.to_string()).collect();
         assert_eq!(names[..2], ["memory", "bag-alice-download-1"], "both were asked");
         assert_eq!(download.recorder.requests().len(), 1);
-        let create = || Request::StorageCreate { level: None, disks: vec![], adopt: false };
+        let create = || Request::StorageCreate { level: None, disks: vec![], spares: None, adopt: false };
         assert_eq!(operator.call("download", create()).await.unwrap(), Reply::Done {});
         let lease = operator.call("download", Request::LeaseList { offset: 0 }).await.unwrap();
         assert_eq!(lease, Reply::Done {}, "from the other daemon");

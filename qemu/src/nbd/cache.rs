@@ -15,7 +15,9 @@ pub const MOST: usize = 64 << 20;
 /// The part of a write that a disk writes as a whole or not at all.
 pub const SECTOR: usize = 512;
 /// The unit in which newer bytes are found again.
-const BLOCK: u64 = 4096;
+const BLOCK: u64 = BYTES as u64;
+/// The same as a length in memory.
+const BYTES: usize = 4096;
 /// Zeros up to this many bytes are kept apart like any other write.
 const SMALL: u64 = 1 << 20;
 /// Of how many writes that survive in part, one is torn.
@@ -56,7 +58,7 @@ pub(super) struct Cache {
     pending: VecDeque<Write>,
     bytes: usize,
     /// The blocks that pending writes touch, as they are with them.
-    newer: HashMap<u64, Box<[u8; BLOCK as usize]>>,
+    newer: HashMap<u64, Box<[u8; BYTES]>>,
 }
 
 impl Cache {
@@ -102,7 +104,7 @@ impl Cache {
             let newer = match self.newer.entry(block) {
                 std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
                 std::collections::hash_map::Entry::Vacant(entry) => {
-                    let mut bytes = Box::new([0; BLOCK as usize]);
+                    let mut bytes = Box::new([0; BYTES]);
                     let start = block * BLOCK;
                     let length = usize::try_from((self.size - start).min(BLOCK)).expect("at most a block");
                     self.file.read_exact_at(&mut bytes[..length], start)?;
@@ -196,7 +198,7 @@ fn blocks(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, std::
         }
         let position = offset + done as u64;
         let at = usize::try_from(position % BLOCK).expect("less than a block");
-        let n = (length - done).min(usize::try_from(BLOCK).expect("a block") - at);
+        let n = (length - done).min(BYTES - at);
         done += n;
         Some((position / BLOCK, at, done - n..done))
     })

@@ -11,7 +11,6 @@ const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const FRAME_HEAD: usize = 18;
 
 /// The bytes of an image, to be read in ascending order.
-#[expect(clippy::large_enum_variant, reason = "there is one of them")]
 pub(super) enum Source {
     /// A file that may be read anywhere.
     Plain(File),

@@ -209,7 +209,7 @@ mod tests {
         let says = |failing| [("sda".to_owned(), Health { failing, said: "SAYS THAT IT FAILS".into() })].into();
         let (well, bad) = (says(false), says(true));
         let expected = Event { counts: Some((Kind::SaysFailing, 1)), said: "the disk sda SAYS THAT IT FAILS".into() };
-        assert_eq!(of_health(&well, &bad), [expected.clone()]);
+        assert_eq!(of_health(&well, &bad), std::slice::from_ref(&expected));
         assert_eq!(of_health(&BTreeMap::new(), &bad), [expected]);
         assert_eq!(of_health(&bad, &bad), []);
         assert_eq!(of_health(&bad, &well), []);
