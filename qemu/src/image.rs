@@ -44,6 +44,9 @@ impl RoleImage {
 /// Where Debian's ovmf package puts the firmware and the variables that a machine begins with.
 pub const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
 
+/// The same firmware for Secure Boot.
+pub const OVMF_SECURE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
+
 /// UEFI without Secure Boot; the machine's variables are put into this file, anew.
 ///
 /// # Errors
@@ -51,7 +54,16 @@ pub const OVMF: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF
 pub fn uefi(vars: &Path) -> Result<Boot, Error> {
     let [code, blank] = OVMF;
     fs::copy(blank, vars).map_err(Error::io(blank))?;
-    Ok(Boot::Uefi { code: code.into(), vars: vars.into() })
+    Ok(Boot::Uefi { code: code.into(), vars: vars.into(), guarded: false })
+}
+
+/// UEFI that enforces Secure Boot once a key is enrolled; the machine's variables, without keys, are put into this file, anew.
+///
+/// # Errors
+/// When OVMF is not installed, or the file cannot be written.
+pub fn secure_uefi(vars: &Path) -> Result<Boot, Error> {
+    fs::copy(OVMF[1], vars).map_err(Error::io(OVMF[1]))?;
+    Ok(Boot::Uefi { code: OVMF_SECURE.into(), vars: vars.into(), guarded: true })
 }
 
 #[cfg(test)]

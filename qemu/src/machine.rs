@@ -55,6 +55,8 @@ pub enum Boot {
         code: PathBuf,
         /// The machine's own copy of the firmware's variables.
         vars: PathBuf,
+        /// A firmware that lets nothing but itself write the variables, as Secure Boot needs it.
+        guarded: bool,
     },
     /// 64 KiB in place of the firmware.
     Rom(PathBuf),
@@ -374,7 +376,10 @@ impl Boot {
                 }
                 args.flag("-append", cmdline);
             }
-            Self::Uefi { code, vars } => {
+            Self::Uefi { code, vars, guarded } => {
+                if *guarded {
+                    args.flag("-global", "driver=cfi.pflash01,property=secure,value=on");
+                }
                 args.with_path("-drive", "if=pflash,unit=0,format=raw,readonly=on,file=", code, "")?;
                 args.with_path("-drive", "if=pflash,unit=1,format=raw,file=", vars, "")?;
             }
@@ -558,6 +563,17 @@ mod tests {
         has("driver=blklogwrites,node-name=log-data0,file=disk-data0,log.driver=file,log.filename=/d/log");
         has("virtio-blk-pci,id=dev-data0,drive=log-data0,serial=data0,bus=port-data0");
         has("virtio-blk-pci,id=dev-state,drive=disk-state,serial=state,bus=port-state");
+    }
+
+    #[test]
+    fn a_firmware_may_guard_its_variables() {
+        let mut machine = machine();
+        for guarded in [false, true] {
+            machine.boot = Boot::Uefi { code: "/c,d".into(), vars: "/v".into(), guarded };
+            let args = args(&machine).unwrap();
+            assert!(args.contains(&"if=pflash,unit=0,format=raw,readonly=on,file=/c,,d".to_owned()));
+            assert_eq!(args.iter().any(|a| a == "driver=cfi.pflash01,property=secure,value=on"), guarded);
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod shared;
 mod symbols;
 #[cfg(test)]
 mod tests;
-mod venv;
+pub(crate) mod venv;
 
 use crate::host::{self, Tool};
 use crate::root;

@@ -74,6 +74,9 @@ enum Task {
         /// Only check what is built.
         #[arg(long, conflicts_with_all = ["locked", "update"])]
         check: bool,
+        /// Only tell which locked packages the mirror has in newer versions, and which of these are for security.
+        #[arg(long, conflicts_with_all = ["roles", "locked", "update", "debug", "check"])]
+        check_updates: bool,
     },
     /// Check that buildroot/, which makes the same images from source, is sound and in step with image/. With BUILDROOT_DIR=
     /// naming an unpacked Buildroot, have that look at it too.
@@ -129,7 +132,8 @@ pub fn main() -> ExitCode {
         Task::Test { .. } => test::test(&Scope::Must),
         Task::Up { local, vm: _, empty, detach } => up::up(kind(local), empty, detach),
         Task::Down => up::down(),
-        Task::Image { roles, locked, update, debug, check } => {
+        Task::Image { check_updates: true, .. } => image::check_updates(),
+        Task::Image { roles, locked, update, debug, check, check_updates: _ } => {
             let roles = if roles.is_empty() { Role::ALL.to_vec() } else { roles };
             let locking = match (locked, update) {
                 (true, _) => Locking::Strict,

@@ -11,22 +11,29 @@
 
 mod check;
 pub(crate) mod disk;
+mod exposure;
+mod inventory;
 mod modules;
 mod packages;
+mod programs;
 mod release;
+mod role;
+mod sbom;
+mod secureboot;
 mod sources;
 mod tree;
 mod uki;
 mod units;
+mod updates;
 mod whitelist;
 
 pub(crate) use packages::Locking;
 
 use crate::host::{self, Tool};
-use crate::interrupt::{self, Waiting};
-use crate::{customer, root, test, workdir};
-use admin::update;
+use crate::interrupt;
+use crate::{root, workdir};
 use anyhow::{Context, Result, bail};
+use inventory::Reasons;
 use keys::site::Role;
 use modules::Modules;
 use packages::Unpacked;
@@ -36,9 +43,8 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
-use tree::{Content, Node, Tree};
+use tree::Tree;
 use whitelist::{Index, Whitelist};
 
 /// Needed to build images.
@@ -48,6 +54,7 @@ pub const TOOLS: &[Tool] = &[
     Tool { program: "dpkg-deb", package: "dpkg" },
     Tool { program: "mcopy", package: "mtools" },
     Tool { program: "mkfs.vfat", package: "dosfstools" },
+    Tool { program: "openssl", package: "openssl" },
     Tool { program: "strip", package: "binutils" },
     Tool { program: "xz", package: "xz-utils" },
 ];
@@ -58,6 +65,13 @@ const BASE_LEVEL: i32 = 19;
 const ROLE_LEVEL: i32 = 15;
 /// Threads of the compressor. With one it makes another archive than with several, whose number does not matter.
 const THREADS: u32 = 2;
+/// How hard a disk image is compressed: most of it is compressed already, the rest is zeros.
+const DISK_LEVEL: i32 = 3;
+
+/// systemd's program that a UKI begins with.
+const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+/// systemd-boot.
+const LOADER: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 
 /// What is to be built, and how.
 #[derive(Debug, Clone)]
@@ -104,6 +118,12 @@ pub struct Manifest {
     pub unpacked: u64,
     /// The files beside this one, by name.
     pub files: BTreeMap<String, Built>,
+    /// SHA-256 of the programs that are signed for Secure Boot, as they were before: whoever builds the same gets these.
+    pub unsigned: BTreeMap<String, String>,
+    /// SHA-256 of the certificate (DER) of the key that signed them.
+    pub certificate: String,
+    /// The compiler of the daemons.
+    pub rustc: String,
     /// What is in the image: SHA-256 of each file by path.
     pub contents: BTreeMap<String, String>,
     /// The Debian packages that it is made of: versions by name.
@@ -142,6 +162,11 @@ pub(crate) fn daemons(role: Role) -> &'static [(&'static str, &'static str)] {
         Role::Web => &[("admin", "admind"), ("commlink", "commlinkd"), ("portal", "portald")],
         Role::Database => &[("admin", "admind"), ("commlink", "commlinkd"), ("masterdb", "masterd")],
     }
+}
+
+/// The programs of a role's daemons.
+fn programs_of(role: Role) -> Vec<&'static str> {
+    daemons(role).iter().map(|(_, program)| *program).collect()
 }
 
 /// SHA-256 in hexadecimal.
@@ -188,6 +213,29 @@ pub fn build_variant(role: Role, variant: Variant) -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// The names of the files with which systemd-boot enrols keys.
+const KEY_FILES: [&str; 3] = ["PK.auth", "KEK.auth", "db.auth"];
+
+/// Has systemd-boot enrol the keys of an image by itself, at the next start of a disk that was flashed with it. Only in a VM it
+/// does so; on a machine somebody must choose it.
+///
+/// # Errors
+/// When the image is not built, or the disk has no ESP.
+pub fn enrol(image: &Path, disk: &Path) -> Result<()> {
+    let files = KEY_FILES.into_iter().map(|name| Ok((name, fs::read(image.join("secure-boot").join(name))?)));
+    disk::write_esp(disk, "loader/keys/auto", &files.collect::<Result<Vec<_>>>()?)
+}
+
+/// Changes a UKI on the ESP of a disk that does not run.
+///
+/// # Errors
+/// When it is not there.
+pub fn alter_uki(disk: &Path, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
+    let mut bytes = disk::read_esp(disk, &format!("EFI/Linux/{name}"))?;
+    change(&mut bytes);
+    disk::write_esp(disk, "EFI/Linux", &[(name, bytes)])
+}
+
 /// `image`.
 pub(crate) fn image(roles: &[Role], options: &Options) -> Result<()> {
     let wanted = wanted_modules(&data())?;
@@ -205,9 +253,24 @@ pub(crate) fn image(roles: &[Role], options: &Options) -> Result<()> {
     bail!("not as images must be:\n  {}", wrong.join("\n  "))
 }
 
+/// `image --check-updates`.
+pub(crate) fn check_updates() -> Result<()> {
+    host::require(TOOLS)?;
+    let cache = workdir().join("cache");
+    fs::create_dir_all(&cache)?;
+    let lock = File::create(cache.join("lock"))?;
+    lock.lock()?;
+    updates::check(&data(), &cache)
+}
+
 /// `image/` of the work tree.
 fn data() -> PathBuf {
     root().join("image")
+}
+
+/// Why what is in the images is there.
+fn reasons() -> Result<Reasons> {
+    Reasons::parse(&fs::read_to_string(data().join("reasons"))?)
 }
 
 fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -226,7 +289,15 @@ struct Base {
     release: String,
     stub: PathBuf,
     loader: PathBuf,
-    packages: BTreeMap<String, String>,
+    packages: Unpacked,
+    index: Index,
+    reasons: Reasons,
+}
+
+/// The keys with which is signed what is built.
+struct Keys {
+    release: Signer,
+    boot: secureboot::Key,
 }
 
 fn build(roles: &[Role], options: &Options, wanted: &[String]) -> Result<()> {
@@ -237,50 +308,17 @@ fn build(roles: &[Role], options: &Options, wanted: &[String]) -> Result<()> {
     let lock = File::create(cache.join("lock"))?;
     lock.lock()?;
     let packages = step("packages", || packages::provide(&data(), &cache, options.locking))?;
-    let base = base(&packages, options, wanted, &cache)?;
-    let programs = step("programs", || programs(roles, &cache))?;
-    let signer = Signer::open()?;
+    let base = base(packages, options, wanted, &cache)?;
+    let programs = step("programs", || programs::build(roles, &cache))?;
+    let keys = Keys { release: Signer::open()?, boot: secureboot::Key::open()? };
     for role in roles {
-        step(&format!("image {}", role.as_str()), || role_image(*role, options, &base, &programs, &signer, &cache))?;
+        step(&format!("image {}", role.as_str()), || role::build(*role, options, &base, &programs, &keys, &cache))?;
     }
     Ok(())
 }
 
-/// Builds the daemons of these roles; where each is, without symbols.
-fn programs(roles: &[Role], cache: &Path) -> Result<BTreeMap<&'static str, PathBuf>> {
-    let mut all: Vec<_> = roles.iter().flat_map(|role| daemons(*role)).collect();
-    all.sort_unstable();
-    all.dedup();
-    let mut command = test::cargo();
-    command.args(["build", "--release", "--locked"]);
-    for (package, program) in &all {
-        command.args(["--package", package, "--bin", program]);
-    }
-    let mut child = command.spawn().context("cannot run cargo")?;
-    let waiting = Waiting::on(child.id());
-    let built = child.wait()?.success();
-    drop(waiting);
-    interrupt::check()?;
-    if !built {
-        bail!("the build failed");
-    }
-    let to = cache.join("programs");
-    fs::create_dir_all(&to)?;
-    let mut programs = BTreeMap::new();
-    for (_, program) in all {
-        let from = crate::target().join("release").join(program);
-        let stripped = to.join(program);
-        let strip = Command::new("strip").arg("--strip-all").arg("-o").arg(&stripped).arg(&from).status();
-        if !strip.context("no strip")?.success() {
-            bail!("{} cannot be stripped", from.display());
-        }
-        programs.insert(*program, stripped);
-    }
-    Ok(programs)
-}
-
-fn base(packages: &Unpacked, options: &Options, wanted: &[String], cache: &Path) -> Result<Base> {
-    let index = Index::new(packages)?;
+fn base(packages: Unpacked, options: &Options, wanted: &[String], cache: &Path) -> Result<Base> {
+    let index = Index::new(&packages)?;
     let (kernel_package, kernel_dir) =
         packages.iter().find(|(p, _)| p.is_kernel()).context("image/packages.lock has no kernel")?;
     let modules = step("modules", || Modules::provide(wanted, kernel_dir, &kernel_package.sha256, cache))?;
@@ -301,9 +339,11 @@ fn base(packages: &Unpacked, options: &Options, wanted: &[String], cache: &Path)
         tree,
         kernel: modules::kernel(kernel_dir)?,
         release: modules.release,
-        stub: needed("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")?,
-        loader: needed("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")?,
-        packages: packages.iter().map(|(p, _)| (p.name.clone(), p.version.clone())).collect(),
+        stub: needed(STUB)?,
+        loader: needed(LOADER)?,
+        reasons: reasons()?,
+        packages,
+        index,
     })
 }
 
@@ -334,92 +374,17 @@ pub(crate) fn os_release(role: Role, version: &str) -> String {
     )
 }
 
-fn role_image(
-    role: Role,
-    options: &Options,
-    base: &Base,
-    programs: &BTreeMap<&'static str, PathBuf>,
-    signer: &Signer,
-    cache: &Path,
-) -> Result<()> {
-    let variant = options.variant.as_ref();
-    let version = variant.map_or(env!("CARGO_PKG_VERSION"), |v| &v.version);
-    let name = role.as_str();
-    let release = os_release(role, version);
-    let mut tree = Tree::default();
-    tree.overlay(&data().join("rootfs").join(name))?;
-    tree.text("/usr/lib/os-release", &*release)?;
-    for (_, program) in daemons(role) {
-        let content = Content::Host(programs[program].clone());
-        tree.add(&format!("/usr/bin/{program}"), Node::File { executable: true, content })?;
-    }
-    release::add_to(&mut tree, signer)?;
-    for (path, text) in variant.iter().flat_map(|v| &v.files) {
-        tree.text(path, &**text)?;
-    }
-    let own = archive(&tree, ROLE_LEVEL, cache)?;
-    let initrd = [fs::read(&base.archive)?, fs::read(own)?].concat();
-    let kernel = fs::read(&base.kernel)?;
-    let cmdline = fs::read_to_string(data().join("cmdline"))?.trim().to_owned();
-    let uki = uki::build(
-        &fs::read(&base.stub)?,
-        &[
-            (".osrel", release.as_bytes()),
-            (".cmdline", cmdline.as_bytes()),
-            (".uname", base.release.as_bytes()),
-            (".linux", &kernel),
-            (".initrd", &initrd),
-        ],
-    )?;
-    let out = variant.map_or_else(|| dir(role, options.debug), |v| v.dir(role));
-    fs::create_dir_all(&out)?;
-    // What is there stays whole until the new one is: a VM may be reading it.
-    let mut files = BTreeMap::new();
-    let mut put = |file: &str, bytes: &[u8]| -> Result<PathBuf> {
-        let (path, partial) = (out.join(file), out.join(format!("{file}.partial")));
-        fs::write(&partial, bytes)?;
-        fs::rename(partial, &path)?;
-        files.insert(file.to_owned(), Built { size: u64::try_from(bytes.len())?, sha256: hash(bytes) });
-        Ok(path)
-    };
-    put("vmlinuz", &kernel)?;
-    put("initrd.zst", &initrd)?;
-    let efi = put(&format!("{name}.efi"), &uki)?;
-    let update = update::package::Manifest {
-        role,
-        version: version.parse()?,
-        size: u64::try_from(uki.len())?,
-        sha256: hash(&uki),
-    };
-    put(&format!("{name}.ffsup"), &signer.package(&update, &uki)?)?;
-    let img = format!("{name}.img");
-    disk::write(&out.join(&img), &efi, &base.loader, &format!("{name}_{version}.efi"), name)?;
-    let size = out.join(&img).metadata()?.len();
-    files.insert(img.clone(), Built { size, sha256: customer::sha256(&out.join(&img))? });
-    let mut all = base.tree.clone();
-    all.extend(tree)?;
-    let manifest = Manifest {
-        role,
-        version: version.to_owned(),
-        debug: options.debug,
-        kernel: base.release.clone(),
-        cmdline,
-        unpacked: all.size()?,
-        files,
-        contents: all.hashes()?,
-        packages: base.packages.clone(),
-    };
-    fs::write(out.join("manifest.json"), serde_json::to_vec_pretty(&manifest)?)?;
-    Ok(())
-}
-
 /// Checks a built image, and prints its sizes.
 fn checked(role: Role, debug: bool, wanted: &[String]) -> Result<Vec<String>> {
     let (dir, manifest) = (dir(role, debug), manifest(role, debug)?);
     let archive = zstd::decode_all(File::open(dir.join("initrd.zst"))?)?;
     let (tree, mut wrong) = check::parse(&archive)?;
     wrong.extend(check::contents(&tree, wanted, debug)?);
-    wrong.extend(units::unused(&tree));
+    if !debug {
+        wrong.extend(inventory::check(&tree, &reasons()?, &programs_of(role))?);
+        let analyze = packages::folder(&data(), &workdir().join("cache"), "systemd")?.join("usr/bin/systemd-analyze");
+        wrong.extend(exposure::check(&exposure::ratings(&tree, &analyze, &programs_of(role))?));
+    }
     if tree.hashes()? != manifest.contents {
         wrong.push("the archive does not hold what the manifest says".into());
     }

@@ -64,6 +64,8 @@ pub enum Start {
     Direct,
     /// UEFI and systemd-boot load it from a disk that `ffsctl flash` wrote, with the site on it.
     Flashed,
+    /// The same with a firmware that enforces Secure Boot: at the first start systemd-boot enrols the builder's keys.
+    Secure,
 }
 
 /// What is to be started.
@@ -102,14 +104,14 @@ pub struct Vms {
 /// # Errors
 /// When the build fails.
 pub fn build_ffsctl() -> Result<PathBuf> {
-    // In release, since the images have built most of it so already.
-    let build = ["build", "--release", "--package", "admin", "--bin", "ffsctl"];
+    // As this program was built, which has most of it already.
+    let build = ["build", "--package", "admin", "--bin", "ffsctl"];
     let mut child = crate::test::cargo().args(build).spawn().context("cannot run cargo")?;
     let waiting = interrupt::Waiting::on(child.id());
     let built = child.wait()?.success();
     drop(waiting);
     interrupt::check()?;
-    if built { Ok(crate::target().join("release/ffsctl")) } else { bail!("the build failed") }
+    if built { Ok(crate::target().join("debug/ffsctl")) } else { bail!("the build failed") }
 }
 
 fn cancelled() -> bool {
@@ -204,7 +206,7 @@ impl Setup {
                 disks = served.collect::<Result<_>>()?;
             }
         }
-        let reboots = self.start == Start::Flashed;
+        let reboots = self.start != Start::Direct;
         Ok(qemu::machine::Machine { reboots, ..site::machine(machine, &run, boot, disks) })
     }
 
@@ -218,11 +220,17 @@ impl Setup {
                 admin::state::small_disk(&folder, name, &file)?;
                 Ok((RoleImage::open(&images)?.direct(), Disk::new("state", &file)))
             }
-            Start::Flashed => {
+            Start::Flashed | Start::Secure => {
                 let (image, file) =
                     (images.join(format!("{}.img", machine.role.as_str())), disks.join(format!("{name}-boot.raw")));
                 succeed(access.ffsctl().arg("flash").arg(image).arg("--site").arg(folder).arg(&file))?;
-                let boot = qemu::image::uefi(&disks.join(format!("{name}-vars.fd")))?;
+                let vars = disks.join(format!("{name}-vars.fd"));
+                let boot = if self.start == Start::Secure {
+                    image::enrol(&images, &file)?;
+                    qemu::image::secure_uefi(&vars)?
+                } else {
+                    qemu::image::uefi(&vars)?
+                };
                 Ok((boot, Disk { boot: true, ..Disk::new("boot", &file) }))
             }
         }

@@ -7,11 +7,17 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// What is installed, exactly: a parser of Kconfig, what Buildroot's lint asks for, and what systemd's ukify does.
-const PACKAGES: [&str; 4] = ["flake8==7.5.0", "kconfiglib==14.1.0", "pefile==2024.8.26", "python-magic==0.4.27"];
+/// What is installed, exactly: CycloneDX's schemas, a parser of Kconfig, what Buildroot's lint asks for, and what systemd's ukify does.
+const PACKAGES: [&str; 5] = [
+    "cyclonedx-python-lib[json-validation]==11.12.0",
+    "flake8==7.5.0",
+    "kconfiglib==14.1.0",
+    "pefile==2024.8.26",
+    "python-magic==0.4.27",
+];
 
 /// Makes it, if it is not there; its folder of programs.
-pub(super) fn provide() -> Result<PathBuf> {
+pub(crate) fn provide() -> Result<PathBuf> {
     let home = super::workdir();
     fs::create_dir_all(&home)?;
     // Tests come here at once.

@@ -4,6 +4,7 @@ use super::modules::{self, normal};
 use super::tree::{Content, Node, Tree};
 use super::whitelist::libraries;
 use anyhow::{Context, Result, ensure};
+use memchr::memmem;
 use std::collections::BTreeSet;
 
 /// Most bytes of all files together: unpacked they take memory for good, and must fit half of the smallest machine's.
@@ -108,7 +109,7 @@ fn file(tree: &Tree, path: &str, bytes: &[u8], debug: bool, wrong: &mut Vec<Stri
         wrong.push(format!("{path} is a script"));
     }
     // Programs hold the frame of a PEM file, but no key in it.
-    if bytes.windows(18).any(|w| w.starts_with(b"PRIVATE KEY-----\nM")) {
+    if memmem::find(bytes, b"PRIVATE KEY-----\nM").is_some() {
         wrong.push(format!("{path} holds a private key"));
     }
     if path.ends_with(".ko") {

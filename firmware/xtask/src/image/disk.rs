@@ -4,10 +4,11 @@
 use super::tree::TIME;
 use admin::gpt::{self, Guid, Partition, SECTOR, Table};
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Bytes of the ESP: room for two UKIs and a third while an update is written.
 pub(crate) const ESP: u64 = 320 << 20;
@@ -19,9 +20,6 @@ pub(crate) const ALIGN: u64 = admin::state::ALIGN;
 pub(crate) const ESP_KIND: Guid = Guid(0xc12a_7328_f81f_11d2_ba4b_00a0_c93e_c93b);
 /// What everything that is fixed begins with: "FFS" and a number.
 pub(crate) const ID: u128 = 0x4646_5300_0000_4000_8000_0000_0000_0000;
-
-/// What the boot loader is told: no menu, no editor, the newest entry that has tries left.
-const LOADER: &str = include_str!("../../../../image/loader.conf");
 
 /// A program of the host with everything that would make its output differ from day to day set.
 fn tool(program: &str) -> Result<Command> {
@@ -39,10 +37,11 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Writes a disk image. The UKI is named so that it counts as good; updates bring others with tries to count.
-pub(crate) fn write(out: &Path, uki: &Path, loader: &Path, name: &str, role: &str) -> Result<()> {
+/// Writes a disk image with these files on its ESP, by path. The UKI is named so that it counts as good; updates bring others with
+/// tries to count.
+pub(crate) fn write(out: &Path, files: &[(String, Vec<u8>)], role: &str) -> Result<()> {
     let esp = out.with_extension("esp.tmp");
-    make_esp(&esp, uki, loader, name)?;
+    make_esp(&esp, files)?;
     let first = |at: u64| at / SECTOR;
     let (begin, middle, end) = (ALIGN, ALIGN + ESP, ALIGN + ESP + STATE);
     let size = end + ALIGN;
@@ -85,27 +84,53 @@ fn copy_sparse(from: &File, to: &File, offset: u64) -> Result<()> {
     }
 }
 
-fn make_esp(esp: &Path, uki: &Path, loader: &Path, name: &str) -> Result<()> {
+/// The ESP of a disk that was made here, as mtools take it.
+fn esp_of(disk: &Path) -> std::ffi::OsString {
+    let mut name = disk.as_os_str().to_owned();
+    name.push(format!("@@{ALIGN}"));
+    name
+}
+
+/// Reads a file of the ESP of a disk.
+pub(super) fn read_esp(disk: &Path, path: &str) -> Result<Vec<u8>> {
+    let output = tool("mtype")?.arg("-i").arg(esp_of(disk)).arg(format!("::{path}")).output()?;
+    if !output.status.success() {
+        bail!("{path} cannot be read: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(output.stdout)
+}
+
+/// Writes files of the ESP of a disk, and the folder that they are in.
+pub(super) fn write_esp(disk: &Path, folder: &str, files: &[(&str, Vec<u8>)]) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    // It may be there already.
+    let _ = run(tool("mmd")?.arg("-i").arg(esp_of(disk)).arg(format!("::{folder}")).stdin(Stdio::null()));
+    for (name, bytes) in files {
+        let from = dir.path().join(name);
+        std::fs::write(&from, bytes)?;
+        run(tool("mcopy")?.args(["-o", "-i"]).arg(esp_of(disk)).arg(&from).arg(format!("::{folder}/{name}")))?;
+    }
+    Ok(())
+}
+
+fn make_esp(esp: &Path, files: &[(String, Vec<u8>)]) -> Result<()> {
     File::create(esp)?.set_len(ESP)?;
     run(tool("mkfs.vfat")?.args(["-F", "32", "-n", "FFS-ESP", "-i", "46465300", "--invariant"]).arg(esp))?;
-    let conf = esp.with_extension("conf.tmp");
-    std::fs::write(&conf, LOADER)?;
-    // It goes into the directory entries.
-    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(TIME.into());
-    File::options().append(true).open(&conf)?.set_modified(time)?;
-    for dir in ["EFI", "EFI/BOOT", "EFI/Linux", "EFI/systemd", "loader", "loader/entries"] {
+    let mut dirs = BTreeSet::from(["loader/entries"]);
+    for (path, _) in files {
+        dirs.extend(path.match_indices('/').map(|(at, _)| &path[..at]));
+    }
+    dirs.insert("loader");
+    for dir in dirs {
         run(tool("mmd")?.arg("-i").arg(esp).arg(format!("::{dir}")))?;
     }
-    let copy = |from: &Path, to: &str| -> Result<()> {
-        let same_time = esp.with_extension("copy.tmp");
-        std::fs::copy(from, &same_time)?;
+    let same_time = esp.with_extension("copy.tmp");
+    for (path, bytes) in files {
+        std::fs::write(&same_time, bytes)?;
+        // It goes into the directory entries.
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(TIME.into());
         File::options().append(true).open(&same_time)?.set_modified(time)?;
-        run(tool("mcopy")?.arg("-m").arg("-i").arg(esp).arg(&same_time).arg(format!("::{to}")))?;
-        Ok(std::fs::remove_file(same_time)?)
-    };
-    copy(&conf, "loader/loader.conf")?;
-    copy(loader, "EFI/BOOT/BOOTX64.EFI")?;
-    copy(loader, "EFI/systemd/systemd-bootx64.efi")?;
-    copy(uki, &format!("EFI/Linux/{name}"))?;
-    Ok(std::fs::remove_file(conf)?)
+        run(tool("mcopy")?.arg("-m").arg("-i").arg(esp).arg(&same_time).arg(format!("::{path}")))?;
+    }
+    Ok(std::fs::remove_file(same_time)?)
 }

@@ -119,13 +119,13 @@ pub(crate) enum Locking {
 
 /// apt with its own lists, beside the host's.
 #[derive(Debug)]
-struct Apt {
+pub(super) struct Apt {
     config: PathBuf,
     debs: PathBuf,
 }
 
 impl Apt {
-    fn new(cache: &Path) -> Result<Self> {
+    pub(super) fn new(cache: &Path) -> Result<Self> {
         let found = match std::env::var("FFS_MIRROR") {
             Ok(mirror) => sources::of_mirror(&mirror),
             Err(_) => host_sources()?,
@@ -160,7 +160,7 @@ impl Apt {
         Ok(Self { config, debs })
     }
 
-    fn run(&self, program: &str, args: &[&str]) -> Result<Option<String>> {
+    pub(super) fn run(&self, program: &str, args: &[&str]) -> Result<Option<String>> {
         self.run_in(&self.debs, program, args)
     }
 
@@ -182,14 +182,14 @@ impl Apt {
         Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
-    fn update(&self) -> Result<()> {
+    pub(super) fn update(&self) -> Result<()> {
         eprintln!("reading the package lists of {RELEASE}");
         self.run("apt-get", &["update", "--quiet", "--error-on=any"])?.context("apt-get update failed")?;
         Ok(())
     }
 
     /// The kernel of the day.
-    fn kernel(&self, meta: &str) -> Result<String> {
+    pub(super) fn kernel(&self, meta: &str) -> Result<String> {
         let shown = self.run("apt-cache", &["show", "--no-all-versions", meta])?.unwrap_or_default();
         let depends = shown.lines().find_map(|line| line.strip_prefix("Depends: ")).unwrap_or_default();
         let name = depends.split([',', ' ']).find(|word| is_kernel(word));
@@ -236,6 +236,13 @@ fn host_sources() -> Result<BTreeSet<sources::Source>> {
 /// Where a package is unpacked.
 fn unpacked(cache: &Path, package: &Locked) -> PathBuf {
     cache.join("unpacked").join(format!("{}_{}", package.name, &package.sha256[..16]))
+}
+
+/// The folder of a package of the lock that is unpacked.
+pub(super) fn folder(image: &Path, cache: &Path, name: &str) -> Result<PathBuf> {
+    let lock = parse_lock(&fs::read_to_string(image.join("packages.lock"))?)?;
+    let dir = lock.get(name).map(|package| unpacked(cache, package)).filter(|dir| dir.is_dir());
+    dir.with_context(|| format!("the package {name} is not unpacked here: cargo xtask image"))
 }
 
 /// Unpacks a package, unless it is already.

@@ -1,121 +1,162 @@
-//! Units of an image that nothing ever starts.
+//! Which units of an image are started, and by what: a unit that nothing starts has no business there.
 
-use super::tree::{Content, Node, Tree};
-use std::collections::{BTreeMap, BTreeSet};
+use super::tree::{Node, Tree};
+use anyhow::Result;
+use memchr::memmem;
+use std::collections::BTreeMap;
 
-/// Where units are.
-const DIR: &str = "/usr/lib/systemd/system/";
-/// What is started by nobody else's words: by systemd at the start, by signals and keys, by generators, and by our own programs.
-const ROOTS: [&str; 11] = [
-    "default.target",
-    "ctrl-alt-del.target",
-    "ffs-scrub-now.service",
-    "ffs-storage-change.service",
-    "final.target",
-    "halt.target",
-    "poweroff.target",
-    "reboot.target",
-    "sigpwr.target",
-    "systemd-bless-boot.service",
-    "umount.target",
-];
-/// The settings by which a unit starts others (systemd.unit(5), systemd.timer(5), systemd.service(5)).
-const STARTS: [&str; 6] = ["Wants", "Requires", "BindsTo", "Upholds", "Unit", "Sockets"];
-/// What every unit has, unless it says that it does not want it.
-const DEFAULT: [&str; 3] = ["sysinit.target", "basic.target", "shutdown.target"];
+const UNITS: &str = "/usr/lib/systemd/system/";
+const SUFFIXES: [&str; 6] = [".service", ".target", ".socket", ".timer", ".mount", ".path"];
+/// Settings with which a unit starts others, or is stopped by others that are started.
+const STARTS: [&str; 9] =
+    ["BindsTo", "Conflicts", "OnFailure", "PropagatesStopTo", "Requires", "Requisite", "Sockets", "Unit", "Wants"];
+/// What systemd starts by itself: at the start, when the machine is to go down, at a signal or a key.
+const MANAGER: [&str; 6] =
+    ["ctrl-alt-del.target", "default.target", "halt.target", "poweroff.target", "reboot.target", "sigpwr.target"];
+/// What systemd-bless-boot-generator makes while a boot is on trial.
+const GENERATED: [&str; 1] = ["systemd-bless-boot.service"];
 
-/// The units that nothing starts.
-pub(super) fn unused(tree: &Tree) -> Vec<String> {
-    let mut starts = BTreeMap::<&str, BTreeSet<String>>::new();
-    for (path, node) in tree.iter() {
-        let Some(name) = path.strip_prefix(DIR) else { continue };
-        match (name.split_once('/'), node) {
-            // Settings beside a unit, and links to what it starts.
-            (Some((dir, file)), node) => {
-                let (unit, kind) = dir.rsplit_once('.').unwrap_or((dir, ""));
-                let of = starts.entry(unit).or_default();
-                match kind {
-                    "wants" | "requires" | "upholds" => drop(of.insert(file.to_owned())),
-                    "d" => of.extend(settings(node)),
-                    _ => {}
-                }
-            }
-            (None, Node::Link { target }) => {
-                let target = target.rsplit('/').next().unwrap_or(target).to_owned();
-                starts.entry(name).or_default().insert(target);
-            }
-            (None, Node::File { .. }) => {
-                let of = starts.entry(name).or_default();
-                of.extend(settings(node));
-                of.extend(DEFAULT.map(str::to_owned));
-                if let Some(unit) = name.strip_suffix(".timer").or_else(|| name.strip_suffix(".socket")) {
-                    of.insert(format!("{unit}.service"));
-                }
-            }
-            (None, _) => {}
-        }
+/// The text of a file, links followed.
+fn read(tree: &Tree, path: &str) -> Result<String> {
+    match tree.resolve(path).and_then(|path| tree.get(&path).cloned()) {
+        Some(Node::File { content, .. }) => Ok(String::from_utf8_lossy(&content.read()?).into_owned()),
+        _ => Ok(String::new()),
     }
-    let (mut reached, mut todo) = (BTreeSet::new(), ROOTS.map(str::to_owned).to_vec());
-    while let Some(unit) = todo.pop() {
-        todo.extend(starts.get(&*unit).into_iter().flatten().cloned());
-        reached.insert(unit.clone());
-        todo.retain(|unit| !reached.contains(unit));
-    }
-    let units = tree.iter().filter_map(|(path, node)| match node {
-        Node::File { .. } | Node::Link { .. } => path.strip_prefix(DIR),
-        _ => None,
-    });
-    let kinds = [".service", ".target", ".socket", ".timer", ".mount", ".path"];
-    let units = units.filter(|name| !name.contains('/') && kinds.iter().any(|kind| name.ends_with(kind)));
-    units.filter(|name| !reached.contains(*name)).map(|name| format!("nothing starts {DIR}{name}")).collect()
 }
 
-/// What a unit's file starts.
-fn settings(node: &Node) -> Vec<String> {
-    let Node::File { content, .. } = node else { return Vec::new() };
-    let bytes = match content {
-        Content::Bytes(bytes) => bytes.clone(),
-        // A built image is read from its archive.
-        Content::Host(_) => return Vec::new(),
-    };
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let pairs = text.lines().filter_map(|line| line.split_once('=')).filter(|(key, _)| STARTS.contains(key));
-    pairs.flat_map(|(_, units)| units.split_whitespace()).map(str::to_owned).collect()
+fn is_unit(name: &str) -> bool {
+    !name.contains('/') && SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+}
+
+/// The unit of which another name is an instance.
+fn template(name: &str) -> String {
+    match (name.find('@'), name.rfind('.')) {
+        (Some(at), Some(dot)) if at < dot => format!("{}{}", &name[..=at], &name[dot..]),
+        _ => name.to_owned(),
+    }
+}
+
+/// The units of an image, without those that are links to others.
+fn all(tree: &Tree) -> Vec<String> {
+    let within = tree.iter().filter(|(_, node)| matches!(node, Node::File { .. }));
+    within.filter_map(|(path, _)| path.strip_prefix(UNITS)).filter(|name| is_unit(name)).map(str::to_owned).collect()
+}
+
+/// What a unit says, drop-ins too.
+fn settings(tree: &Tree, unit: &str) -> Result<Vec<(String, String)>> {
+    let dir = format!("{UNITS}{unit}.d/");
+    let mut texts = vec![read(tree, &format!("{UNITS}{unit}"))?];
+    for (path, _) in tree.iter().filter(|(path, _)| path.starts_with(&dir) && path.ends_with(".conf")) {
+        texts.push(read(tree, path)?);
+    }
+    let lines = texts.iter().flat_map(|text| text.lines()).filter(|line| !line.starts_with(['#', ';']));
+    Ok(lines
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| (key.trim().into(), value.trim().into()))
+        .collect())
+}
+
+/// The units that a unit starts.
+fn starts(tree: &Tree, unit: &str) -> Result<Vec<String>> {
+    let settings = settings(tree, unit)?;
+    let named = settings.iter().filter(|(key, _)| STARTS.contains(&&**key));
+    let mut starts: Vec<String> = named.flat_map(|(_, value)| value.split_whitespace()).map(str::to_owned).collect();
+    for kind in ["wants", "requires"] {
+        let dir = format!("{UNITS}{unit}.{kind}/");
+        starts.extend(tree.iter().filter_map(|(path, _)| path.strip_prefix(&dir)).map(str::to_owned));
+    }
+    // By themselves: what is not meant for the very beginning has these, sockets and timers their service.
+    if !settings.iter().any(|(key, value)| key == "DefaultDependencies" && value == "no") && unit != "shutdown.target" {
+        starts.push("shutdown.target".into());
+        if !unit.ends_with(".target") {
+            starts.push("sysinit.target".into());
+        }
+    }
+    let of_its_name = |suffix: &str| unit.strip_suffix(suffix).map(|stem| format!("{stem}.service"));
+    starts.extend([".socket", ".timer"].into_iter().filter_map(of_its_name));
+    starts.extend(unit.ends_with(".mount").then(|| "umount.target".to_owned()));
+    Ok(starts)
+}
+
+/// The units that are started, and what starts each first.
+pub(super) fn started(tree: &Tree) -> Result<BTreeMap<String, String>> {
+    let mut by = BTreeMap::new();
+    let mut todo: Vec<(String, String)> = MANAGER.map(|name| (name.to_owned(), "systemd itself".to_owned())).into();
+    todo.extend(GENERATED.map(|name| (name.to_owned(), "systemd-bless-boot-generator".to_owned())));
+    // What a program of ours names it starts, or asks systemd about.
+    for (path, node) in tree.iter().filter(|(path, _)| path.starts_with("/usr/bin/")) {
+        let Node::File { content, .. } = node else { continue };
+        let (program, text) = (&path["/usr/bin/".len()..], content.read()?);
+        if program != "admind" {
+            continue;
+        }
+        for unit in all(tree).into_iter().filter(|unit| unit.starts_with("ffs")) {
+            if memmem::find(&text, unit.as_bytes()).is_some() {
+                todo.push((unit, program.to_owned()));
+            }
+        }
+    }
+    while let Some((name, who)) = todo.pop() {
+        // A link is another name.
+        let path =
+            tree.resolve(&format!("{UNITS}{name}")).or_else(|| tree.resolve(&format!("{UNITS}{}", template(&name))));
+        let Some(unit) = path.as_deref().and_then(|path| path.strip_prefix(UNITS)).map(str::to_owned) else { continue };
+        if by.contains_key(&unit) {
+            continue;
+        }
+        todo.extend(starts(tree, &unit)?.into_iter().map(|next| (next, unit.clone())));
+        by.insert(unit, who);
+    }
+    Ok(by)
+}
+
+/// Units that nothing starts.
+pub(super) fn unused(tree: &Tree) -> Result<Vec<String>> {
+    let started = started(tree)?;
+    let unused = all(tree).into_iter().filter(|unit| !started.contains_key(unit));
+    Ok(unused.map(|unit| format!("nothing starts {unit}")).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_started_and_what_is_not() {
+    fn tree(units: &[(&str, &str)], links: &[(&str, &str)]) -> Tree {
         let mut tree = Tree::default();
-        for (name, text) in [
-            ("multi-user.target", "[Unit]\nRequires=basic.target\nAfter=idle.target\n"),
-            ("basic.target", ""),
-            ("sysinit.target", ""),
-            ("idle.target", ""),
-            ("a.service", "[Unit]\nWants=b.service  c.service\n"),
-            ("b.service", ""),
-            ("c.service.d/x.conf", "[Unit]\nRequires=d.socket\n"),
-            ("c.service", ""),
-            ("d.socket", ""),
-            ("d.service", ""),
-            ("e.timer", "[Timer]\nUnit=f.service\n"),
-            ("f.service", ""),
-            ("shared.conf", ""),
-        ] {
-            tree.text(&format!("{DIR}{name}"), text).unwrap();
+        for (name, text) in units {
+            tree.text(&format!("{UNITS}{name}"), *text).unwrap();
         }
-        let mut link = |name: &str, target: &str| {
-            tree.add(&format!("{DIR}{name}"), Node::Link { target: target.into() }).unwrap();
-        };
-        link("default.target", "multi-user.target");
-        link("multi-user.target.wants/a.service", "../a.service");
-        let unused =
-            |tree: &Tree| unused(tree).iter().map(|w| w[w.rfind('/').unwrap() + 1..].to_owned()).collect::<Vec<_>>();
-        assert_eq!(unused(&tree), ["e.timer", "f.service", "idle.target"]);
-        tree.add(&format!("{DIR}basic.target.wants/e.timer"), Node::Link { target: "../e.timer".into() }).unwrap();
-        assert_eq!(unused(&tree), ["idle.target"]);
+        for (name, target) in links {
+            tree.add(&format!("{UNITS}{name}"), Node::Link { target: (*target).into() }).unwrap();
+        }
+        tree
+    }
+
+    #[test]
+    fn what_is_started() {
+        let mut tree = tree(
+            &[
+                ("multi-user.target", "[Unit]\nRequires=basic.target\n"),
+                ("basic.target", "DefaultDependencies=no\nWants=modprobe@fuse.service\n"),
+                ("modprobe@.service", "DefaultDependencies=no\n"),
+                ("a.service", "Wants=b.socket\n# Wants=e.service\n"),
+                ("a.service.d/x.conf", "[Unit]\nOnFailure=c.service\n"),
+                ("b.socket", ""),
+                ("b.service", ""),
+                ("c.service", ""),
+                ("e.service", ""),
+                ("sysinit.target", ""),
+                ("shutdown.target", ""),
+                ("ffs-now.service", ""),
+                ("network.target", ""),
+            ],
+            &[("default.target", "multi-user.target"), ("multi-user.target.wants/a.service", "../a.service")],
+        );
+        tree.text("/usr/bin/admind", "start ffs-now.service").unwrap();
+        assert_eq!(unused(&tree).unwrap(), ["nothing starts e.service", "nothing starts network.target"]);
+        let started = started(&tree).unwrap();
+        assert_eq!((&*started["a.service"], &*started["c.service"]), ("multi-user.target", "a.service"));
+        assert_eq!((&*started["b.service"], &*started["ffs-now.service"]), ("b.socket", "admind"));
+        assert_eq!(started["modprobe@.service"], "basic.target");
     }
 }

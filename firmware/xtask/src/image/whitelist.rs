@@ -96,6 +96,11 @@ impl Index {
         self.0.get(path).map(|(host, _)| &**host)
     }
 
+    /// The package that a path is of.
+    pub(crate) fn owner(&self, path: &str) -> Option<&str> {
+        self.0.get(path).map(|(_, package)| &**package)
+    }
+
     /// The path at which a link of the packages ends.
     fn follow(&self, path: &str) -> Option<String> {
         let mut at = path.to_owned();
