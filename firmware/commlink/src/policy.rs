@@ -228,7 +228,7 @@ mod tests {
             Tag::StorageStatus | Tag::StorageCreate | Tag::StorageAdd | Tag::StorageReplace | Tag::StorageScrub => {
                 &["operator operator download", "operator operator database"]
             }
-            Tag::FtpSession | Tag::FtpLogin | Tag::TransferBegin | Tag::TransferEnd => &[],
+            Tag::FtpSession | Tag::FtpLogin | Tag::TransferBegin | Tag::TransferEnd | Tag::FtpDigest => &[],
         }
     }
 
