@@ -20,7 +20,7 @@ use crate::{files, grants};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 /// First of the ports of the commlink, unless the plan says otherwise.
@@ -91,6 +91,10 @@ pub struct Machine {
     /// Name or address at which customers reach it, where that is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<String>,
+    /// The IPv4 address to which `public` leads, where that is a name and the address is not this machine's own (NAT): what ftp
+    /// answers to PASV, since nothing resolves names on an appliance. Of download machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_ipv4: Option<Ipv4Addr>,
     /// Name or address at which operators reach it, where that is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub management: Option<String>,
@@ -140,6 +144,7 @@ impl Machine {
             host: host.to_owned(),
             ports: (FIRST_PORT, FIRST_PORT + PORTS - 1),
             public: None,
+            public_ipv4: None,
             management: None,
             https: HTTPS_PORT,
             ftp: FTP_PORT,
@@ -177,6 +182,11 @@ impl Machine {
         })
     }
 
+    /// The IPv4 address at which customers reach it, if the plan says so.
+    pub fn public_ipv4(&self) -> Option<Ipv4Addr> {
+        self.public_ipv4.or_else(|| self.public.as_ref()?.parse().ok())
+    }
+
     /// Why its ports and networks cannot be so.
     fn check(&self) -> Result<(), String> {
         let range = |(first, last): (u16, u16)| first > 0 && first <= last;
@@ -188,6 +198,11 @@ impl Machine {
         }
         if self.https == 0 || self.ftp == 0 {
             return Err(format!("{} has a port 0", self.name));
+        }
+        if let (Some(public), Some(ipv4)) = (&self.public, self.public_ipv4)
+            && public.parse::<IpAddr>().is_ok_and(|public| public != ipv4)
+        {
+            return Err(format!("{} has two public addresses, {public} and {ipv4}", self.name));
         }
         for (i, network) in self.networks.iter().enumerate() {
             let of = format!("{} of {}", network.interface, self.name);
@@ -508,6 +523,15 @@ mod tests {
         assert!(change(|p| p.operators[0] = "x".repeat(16)).is_ok());
         assert!(change(|p| p.machines[0].name = "../x".into()).is_err());
         assert!(change(|p| p.machines[0].ports = (9, 8)).is_err());
+        let public = |name: &str, ipv4: &str| {
+            let mut plan = plan();
+            plan.machines[0].public = Some(name.to_owned());
+            plan.machines[0].public_ipv4 = Some(ipv4.parse().unwrap());
+            (plan.check().is_ok(), plan.machines[0].public_ipv4().unwrap().to_string())
+        };
+        assert_eq!(public("ftp.example.com", "192.0.2.1"), (true, "192.0.2.1".to_owned()));
+        assert_eq!(public("192.0.2.1", "192.0.2.1"), (true, "192.0.2.1".to_owned()));
+        assert!(!public("192.0.2.2", "192.0.2.1").0);
         assert!(change(|p| p.machines.push(Machine { name: "d2".into(), ..p.machines[0].clone() })).is_ok());
     }
 

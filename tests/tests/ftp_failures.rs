@@ -85,6 +85,12 @@ fn whoever_dies_the_customer_gets_his_file() {
     assert_eq!(records[0]["outcome"], "interrupted");
     assert!(records[0]["bytes"].as_u64().unwrap() + (1 << 20) >= part, "{records:?} {part}");
     assert_eq!((&records[1]["outcome"], records[1]["offset"].as_u64()), (&"complete".into(), Some(part)));
+    assert!(records.iter().all(|r| r["tls"] == "1.3" && r["milliseconds"].as_u64() > Some(0)), "{records:?}");
+    // What the file has as hash is what the customer is told, and can be told while nothing is fetched.
+    let hash =
+        curl(&site, "ada", "/").arg("--verbose").args(["--quote", &format!("SITE SHA256 {path}")]).output().unwrap();
+    let said = String::from_utf8_lossy(&hash.stderr).into_owned();
+    assert!(said.contains(&format!("213 {}", records[1]["sha256"].as_str().unwrap())), "{said}");
 
     // The forker: what runs goes on.
     let running = slow(&site, &path, &to);

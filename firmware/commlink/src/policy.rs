@@ -240,7 +240,7 @@ mod tests {
             | Tag::StorageAdd
             | Tag::StorageReplace
             | Tag::StorageScrub => &["operator operator download", "operator operator database"],
-            Tag::FtpSession | Tag::FtpLogin | Tag::TransferBegin | Tag::TransferEnd => &[],
+            Tag::FtpSession | Tag::FtpLogin | Tag::TransferBegin | Tag::TransferEnd | Tag::FtpDigest => &[],
         }
     }
 

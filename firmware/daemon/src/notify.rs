@@ -14,6 +14,19 @@ pub fn ready() {
     tell(NotifyState::Ready);
 }
 
+/// The daemon reads its configuration again; [`ready`] says that it has (`Type=notify-reload`).
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        // In one message, or systemd takes it for a reload without a time.
+        Ok(now) => {
+            if let Err(error) = sd_notify::notify(&[NotifyState::Reloading, now]) {
+                tracing::debug!(%error, "systemd was not told");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "systemd was not told of the reload: there is no clock"),
+    }
+}
+
 /// The daemon is about to end.
 pub fn stopping() {
     tell(NotifyState::Stopping);

@@ -119,6 +119,8 @@ pub enum Action {
     Retrieve(String),
     /// LIST, NLST or MLSD of a name, the working directory if it is empty.
     List(Listing, String),
+    /// SITE SHA256 of a name.
+    Digest(String),
     /// STOR and the like: 550, and what was prepared for a transfer is dropped.
     RefuseUpload,
 }
@@ -228,6 +230,9 @@ fn with_login(verb: &str, argument: &str, upper: &str, view: View) -> Action {
         ("DELE" | "MKD" | "XMKD" | "RMD" | "XRMD" | "RNFR" | "RNTO" | "MFMT" | "MFF" | "MFCT", _) => {
             Action::Reply("550 Read-only")
         }
+        ("SITE", "HELP") => Action::Reply("214 SITE SHA256 name"),
+        ("SITE", "SHA256") => Action::Reply("501 Which?"),
+        ("SITE", asked) if asked.starts_with("SHA256 ") => Action::Digest(argument[7..].to_owned()),
         ("SITE" | "REIN" | "SMNT", _) => Action::Reply("502 Not offered"),
         ("STAT", "") => Action::Status,
         ("CDUP" | "XCUP", _) => Action::Ask(Query::Cwd, "..".to_owned()),

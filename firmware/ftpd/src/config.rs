@@ -1,5 +1,7 @@
 //! The configuration file of ftpd (TOML) and its limits.
 
+use crate::limits::{MOST_SESSIONS, fitting};
+use nix::sys::sysinfo::sysinfo;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,9 +40,9 @@ pub struct Config {
     /// Bytes per second that one session may have; 0 is no bound.
     #[serde(default)]
     pub session_bytes_per_second: u64,
-    /// Most sessions in all.
-    #[serde(default = "max_sessions")]
-    pub max_sessions: usize,
+    /// Most sessions in all; without it as many as the memory of the machine is for, see [`crate::limits::fitting`].
+    #[serde(default)]
+    pub max_sessions: Option<usize>,
     /// Most sessions of one address; of one /64 with IPv6.
     #[serde(default = "max_per_address")]
     pub max_per_address: usize,
@@ -75,9 +77,6 @@ fn sessions() -> PathBuf {
 }
 fn passive_ports() -> [u16; 2] {
     [50_000, 50_999]
-}
-fn max_sessions() -> usize {
-    5_000
 }
 fn max_per_address() -> usize {
     128
@@ -161,7 +160,7 @@ impl Config {
             return Err(ConfigError::PublicAddress);
         }
         let zero = [
-            ("max_sessions", self.max_sessions == 0),
+            ("max_sessions", self.max_sessions == Some(0)),
             ("max_per_address", self.max_per_address == 0),
             ("max_failed_logins", self.max_failed_logins == 0),
             ("idle_seconds", self.idle_seconds == 0),
@@ -175,6 +174,14 @@ impl Config {
             Some((name, _)) => Err(ConfigError::Zero(name)),
             None => Ok(()),
         }
+    }
+
+    /// See [`Config::max_sessions`].
+    pub fn most_sessions(&self) -> usize {
+        self.max_sessions.unwrap_or_else(|| {
+            // It says no only to who asks for something impossible; then nobody knows what fits.
+            sysinfo().map_or(MOST_SESSIONS, |system| fitting(system.ram_total()))
+        })
     }
 
     /// See [`Config::idle_seconds`].
@@ -220,6 +227,7 @@ mod tests {
         let config = parse("listen = [\"127.0.0.1:21\", \"[::1]:21\"]").unwrap();
         assert_eq!(config.check(), Ok(()));
         assert_eq!(config.max_per_address, 128);
+        assert!((1..=MOST_SESSIONS).contains(&config.most_sessions()), "{}", config.most_sessions());
         assert!(!config.require_tls);
     }
 

@@ -116,7 +116,7 @@ pub fn run(file: &Path, config: Config, listeners: Vec<TcpListener>) -> Result<(
     let config = Arc::new(config);
     warm::up(&config, certificate.as_ref().map(Certificate::acceptor)).map_err(ForkerError::Warm)?;
     let forker = Forker {
-        sessions: Sessions::new(config.max_sessions, config.max_per_address),
+        sessions: Sessions::new(config.most_sessions(), config.max_per_address),
         signals: signals().map_err(ForkerError::Wait)?,
         desk: Desk::new(config.metrics).map_err(ForkerError::Metrics)?,
         resolver: Resolver::new(config.public_address.as_deref()),
@@ -237,7 +237,11 @@ impl Forker {
                     self.stop = Some(Instant::now() + self.config.drain() + Duration::from_secs(1));
                     self.tell_all(Signal::SIGTERM);
                 }
-                Some(Signal::SIGHUP) => self.reload(),
+                Some(Signal::SIGHUP) => {
+                    notify::reloading();
+                    self.reload();
+                    notify::ready();
+                }
                 // SIGCHLD is merged with others of its kind, so it says no more than "look".
                 _ => {}
             }
@@ -290,7 +294,7 @@ impl Forker {
         if (&config.listen, config.metrics) != (&self.config.listen, self.config.metrics) {
             tracing::warn!("other addresses to listen on are taken with the next start");
         }
-        self.sessions.limit(config.max_sessions, config.max_per_address);
+        self.sessions.limit(config.most_sessions(), config.max_per_address);
         self.resolver = Resolver::new(config.public_address.as_deref()).after(&self.resolver);
         (self.config, self.certificate) = (config.into(), certificate);
         tracing::info!("the configuration was read again");

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
-use tobj::{Body, Fault, Message, Name, Reply, Request, Secret, Text};
+use tobj::{Body, Fault, Message, Name, Reply, Request, Secret, Sha256, Text, TlsVersion};
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
@@ -78,6 +78,17 @@ impl Outcome {
     }
 }
 
+/// What there is to tell of a transfer that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Over {
+    /// Bytes that were sent.
+    pub bytes: u64,
+    /// The TLS of the data connection; none if it was in clear, or never came.
+    pub tls: Option<TlsVersion>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
 /// What a session asks, one question at a time.
 #[async_trait]
 pub trait Gatekeeper: Send {
@@ -85,10 +96,12 @@ pub trait Gatekeeper: Send {
     async fn open(&mut self) -> Result<(), Refusal>;
     /// May this user come in?
     async fn login(&mut self, user: &str, password: Secret, tls: bool) -> Result<Admission, Refusal>;
-    /// May this file be sent? After the answer the transfer is on record.
-    async fn begin(&mut self, path: &str, offset: u64, tls: bool) -> Result<u64, Refusal>;
+    /// What is the hash of this file?
+    async fn digest(&mut self, path: &str) -> Result<Sha256, Refusal>;
+    /// May this file be sent, under this TLS? After the answer the transfer is on record.
+    async fn begin(&mut self, path: &str, offset: u64, tls: Option<TlsVersion>) -> Result<u64, Refusal>;
     /// The transfer is over.
-    async fn end(&mut self, transfer: u64, bytes: u64, outcome: Outcome) -> Result<(), Refusal>;
+    async fn end(&mut self, transfer: u64, over: Over) -> Result<(), Refusal>;
 }
 
 /// Connects to stagerd and says whose session it is. Never waits: the forker calls this.
@@ -203,7 +216,15 @@ impl Gatekeeper for Stagerd {
         }
     }
 
-    async fn begin(&mut self, path: &str, offset: u64, tls: bool) -> Result<u64, Refusal> {
+    async fn digest(&mut self, path: &str) -> Result<Sha256, Refusal> {
+        let path = Text::new(path).map_err(|_| Refusal::Fault(Fault::NotFound))?;
+        match self.ask(Request::FtpDigest { path }, ANSWER).await? {
+            (Reply::Digest { sha256 }, _) => Ok(sha256),
+            _ => self.unexpected(),
+        }
+    }
+
+    async fn begin(&mut self, path: &str, offset: u64, tls: Option<TlsVersion>) -> Result<u64, Refusal> {
         let path = Text::new(path).map_err(|_| Refusal::Fault(Fault::NotFound))?;
         match self.ask(Request::TransferBegin { path, offset, tls }, ANSWER).await? {
             (Reply::Transfer { transfer }, _) => Ok(transfer),
@@ -211,9 +232,10 @@ impl Gatekeeper for Stagerd {
         }
     }
 
-    async fn end(&mut self, transfer: u64, bytes: u64, outcome: Outcome) -> Result<(), Refusal> {
+    async fn end(&mut self, transfer: u64, over: Over) -> Result<(), Refusal> {
+        let Over { bytes, tls, outcome } = over;
         let outcome = Text::lossy(outcome.as_str());
-        match self.ask(Request::TransferEnd { transfer, bytes, outcome }, ANSWER).await? {
+        match self.ask(Request::TransferEnd { transfer, bytes, tls, outcome }, ANSWER).await? {
             (Reply::Done {}, _) => Ok(()),
             _ => self.unexpected(),
         }
@@ -277,18 +299,23 @@ mod tests {
                 (Reply::Transfer { transfer: 9 }, 0),
                 (Reply::refused(Fault::Expired, ""), 0),
                 (Reply::Done {}, 0),
+                (Reply::Digest { sha256: [7; 32].into() }, 0),
             ],
         );
         keeper.open().await.unwrap();
         assert!(matches!(keeper.login("ada", secret(), true).await, Err(Refusal::Fault(Fault::Denied))));
         assert_eq!(keeper.login("ada", secret(), true).await.unwrap().customer.as_str(), "ada");
-        assert_eq!(keeper.begin("/a", 3, true).await.unwrap(), 9);
-        assert!(matches!(keeper.begin("/b", 0, false).await, Err(Refusal::Fault(Fault::Expired))));
-        keeper.end(9, 5, Outcome::Aborted).await.unwrap();
+        let tls = Some(TlsVersion::Tls13);
+        assert_eq!(keeper.begin("/a", 3, tls).await.unwrap(), 9);
+        assert!(matches!(keeper.begin("/b", 0, None).await, Err(Refusal::Fault(Fault::Expired))));
+        keeper.end(9, Over { bytes: 5, tls, outcome: Outcome::Aborted }).await.unwrap();
+        assert_eq!(keeper.digest("/a").await.unwrap(), [7; 32].into());
         let seen = thread.join().unwrap();
         assert_eq!(seen[0], Request::FtpSession { address: Text::new("192.0.2.7").unwrap() });
-        assert_eq!(seen[3], Request::TransferBegin { path: Text::new("/a").unwrap(), offset: 3, tls: true });
-        assert_eq!(seen[5], Request::TransferEnd { transfer: 9, bytes: 5, outcome: Text::new("aborted").unwrap() });
+        assert_eq!(seen[3], Request::TransferBegin { path: Text::new("/a").unwrap(), offset: 3, tls });
+        let outcome = Text::new("aborted").unwrap();
+        assert_eq!(seen[5], Request::TransferEnd { transfer: 9, bytes: 5, tls, outcome });
+        assert_eq!(seen[6], Request::FtpDigest { path: Text::new("/a").unwrap() });
     }
 
     #[tokio::test]
@@ -299,8 +326,33 @@ mod tests {
             keeper.open().await.unwrap();
             assert!(matches!(keeper.login("ada", secret(), true).await, Err(Refusal::Gone(IpcError::Mismatch))));
             // After an answer that makes no sense nothing more is asked.
-            assert!(matches!(keeper.begin("/a", 0, true).await, Err(Refusal::Gone(_))));
+            assert!(matches!(keeper.begin("/a", 0, None).await, Err(Refusal::Gone(_))));
             assert_eq!(thread.join().unwrap().len(), 2);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_late_answer_is_none_and_nothing_is_asked_after_it() {
+        for (within, login) in [(LOGIN_ANSWER, true), (ANSWER, false)] {
+            let Fake { _dir, listener, mut keeper } = fake();
+            let silent = std::thread::spawn(move || {
+                let (stream, _) = listener.accept().unwrap();
+                let (frame, _) = fds::recv_frame(&stream).unwrap().unwrap();
+                let reply = Frame { label: String::new(), message: frame.message.reply(Reply::Done {}) };
+                fds::send_frame(&stream, &reply, &[]).unwrap();
+                stream
+            });
+            keeper.open().await.unwrap();
+            let _open = silent.join().unwrap();
+            // From here on the clock goes on when nothing else does.
+            tokio::time::pause();
+            let refusal = match login {
+                true => keeper.login("ada", secret(), true).await.map(drop).unwrap_err(),
+                false => keeper.begin("/a", 0, None).await.map(drop).unwrap_err(),
+            };
+            assert!(matches!(refusal, Refusal::Gone(IpcError::Late(after)) if after == within), "{refusal:?}");
+            assert!(matches!(keeper.digest("/a").await, Err(Refusal::Gone(IpcError::Closed))));
+            tokio::time::resume();
         }
     }
 
@@ -310,7 +362,7 @@ mod tests {
         let thread = answer(listener, vec![(Reply::Done {}, 0)]);
         keeper.open().await.unwrap();
         thread.join().unwrap();
-        let refusal = keeper.begin("/a", 0, true).await.unwrap_err();
+        let refusal = keeper.begin("/a", 0, None).await.unwrap_err();
         assert!(matches!(refusal, Refusal::Gone(_)) && refusal.is_passing());
     }
 

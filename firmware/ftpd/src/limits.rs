@@ -3,6 +3,25 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
+/// Most sessions in all, where nothing else is configured.
+pub const MOST_SESSIONS: usize = 5_000;
+
+/// The part of the machine's memory that is for sessions, as `MemoryMax=` of the unit says it too: one half.
+const SHARE: u64 = 2;
+
+/// Memory that a session takes while it is idle, with all that the kernel keeps for it (page tables, stack, sockets), in bytes.
+pub const SESSION_MEMORY: u64 = 512 << 10;
+
+/// Memory that is there for the forker, for listings and for the buffers of transfers, in bytes.
+const SPARE: u64 = 64 << 20;
+
+/// How many sessions fit into a machine with so many bytes of memory: so many that their limit is reached before that of memory,
+/// where the kernel would end one of them.
+pub fn fitting(memory: u64) -> usize {
+    let sessions = (memory / SHARE).saturating_sub(SPARE) / SESSION_MEMORY;
+    usize::try_from(sessions).unwrap_or(usize::MAX).clamp(1, MOST_SESSIONS)
+}
+
 /// What counts as one address: with IPv6 a /64, since that is what one subscriber has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin(IpAddr);
@@ -100,6 +119,16 @@ mod tests {
 
     fn origin(text: &str) -> Origin {
         text.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn as_many_as_fit() {
+        let gib = 1 << 30;
+        // A machine of 1 GiB says a little less than that.
+        let rows = [(gib * 9 / 10, 793), (gib, 896), (8 * gib, MOST_SESSIONS), (0, 1)];
+        for (memory, sessions) in rows {
+            assert_eq!(fitting(memory), sessions, "{memory}");
+        }
     }
 
     #[test]

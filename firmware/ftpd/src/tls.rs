@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tobj::TlsVersion;
 use tokio_rustls::TlsAcceptor;
 
 /// Certificate and key cannot be used.
@@ -73,6 +74,16 @@ impl Certificate {
     /// The present one.
     pub fn acceptor(&self) -> TlsAcceptor {
         self.acceptor.clone()
+    }
+}
+
+/// The version of an established connection.
+pub fn version(connection: &rustls::ServerConnection) -> Option<TlsVersion> {
+    match connection.protocol_version()? {
+        rustls::ProtocolVersion::TLSv1_2 => Some(TlsVersion::Tls12),
+        rustls::ProtocolVersion::TLSv1_3 => Some(TlsVersion::Tls13),
+        // rustls has no other.
+        _ => None,
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn offset(offset: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tobj::{AuditEntry, AuditEvent, AuditRecord, Id, Message, Name, Reply, Sha256, Text, Timestamp};
+    use tobj::{AuditEntry, AuditEvent, AuditRecord, Id, Message, Name, Reply, Sha256, Text, Timestamp, TlsVersion};
 
     #[test]
     fn a_page_ends_at_its_count() {
@@ -74,6 +74,8 @@ mod tests {
                 sha256: Some(Sha256::from([0xff; 32])),
                 offset: Some(u64::MAX),
                 bytes: Some(u64::MAX),
+                milliseconds: Some(u64::MAX),
+                tls: Some(TlsVersion::Tls13),
                 outcome: Some(worst),
             },
         };

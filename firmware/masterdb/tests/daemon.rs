@@ -13,7 +13,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 use tobj::{
     AuditEntry, AuditEvent, AuditRecord, Fault, FileName, LeaseKind, Message, Name, Reply, Request, Secret, Sha256,
-    Text, Timestamp,
+    Text, Timestamp, TlsVersion,
 };
 
 const OPERATOR: &str = "operator:ada";
@@ -178,6 +178,8 @@ fn record(seq: u64) -> AuditRecord {
         sha256: None,
         offset: None,
         bytes: Some(seq),
+        milliseconds: Some(1500),
+        tls: Some(TlsVersion::Tls13),
         outcome: None,
     }
 }

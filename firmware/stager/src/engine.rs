@@ -36,7 +36,7 @@ mod work;
 
 pub(crate) use leases::remove as remove_lease;
 pub use transfers::{Access, Begin};
-pub(crate) use transfers::{COMPLETE, end as transfers_end, may_start};
+pub(crate) use transfers::{COMPLETE, End, end as transfers_end, find, may_start};
 pub use work::{Answer, Grace, Refusal, Rules, Work};
 
 /// Longest time that a record which nobody waits for rides without a commit.

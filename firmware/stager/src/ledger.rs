@@ -490,10 +490,11 @@ impl<'t> Txn<'t> {
     }
 
     /// Notes how far a transfer is; nothing when it has ended.
-    pub fn note_transfer(&mut self, number: u64, bytes: u64) -> Result<()> {
+    pub fn note_transfer(&mut self, number: u64, bytes: u64, milliseconds: u64) -> Result<()> {
         let row = self.transfers.get(number)?.map(|row| parse::<Transfer>("transfers", row.value())).transpose()?;
         if let Some(mut transfer) = row {
             transfer.bytes = transfer.bytes.max(bytes);
+            transfer.milliseconds = transfer.milliseconds.max(milliseconds);
             self.transfers.insert(number, &*render("transfers", &transfer)?)?;
         }
         Ok(())

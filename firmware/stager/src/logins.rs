@@ -5,7 +5,7 @@
 
 use crate::clock::Clock;
 use crate::database::{ANSWER, Database};
-use crate::engine::{Access, Grace, Handle, Settled, Work, may_start};
+use crate::engine::{Access, Grace, Handle, Settled, Work, find, may_start};
 use crate::entitled::Entitled;
 use crate::grants::Verifier;
 use crate::ledger::{Ledger, LedgerError};
@@ -214,6 +214,24 @@ impl Door {
             }
         };
         self.engine.ride(Work::Note(Event { address: Some(address.to_string()), ..event }));
+    }
+
+    /// The hash of what a login means by a path, if it may fetch any of it.
+    ///
+    /// # Errors
+    /// The fault that the session gets.
+    pub fn digest(&self, access: &Access, path: &str) -> Result<tobj::Sha256, Fault> {
+        let unreadable = |error: LedgerError| {
+            tracing::error!("a hash cannot be looked up: {}", daemon::report(&error));
+            Fault::Unavailable
+        };
+        let reader = self.ledger.read().map_err(unreadable)?;
+        let (_, lease) = find(&reader, access, path).map_err(unreadable)?.ok_or(Fault::NotFound)?;
+        let now = self.clock.now();
+        if ![0, 1].iter().any(|offset| may_start(&lease, *offset, self.grace, now)) {
+            return Err(Fault::Expired);
+        }
+        Ok(lease.sha256)
     }
 
     async fn decide(&self, address: IpAddr, user: &str, password: &Secret) -> Result<Admitted, No> {

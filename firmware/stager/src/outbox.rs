@@ -94,7 +94,7 @@ fn page(ledger: &Ledger, had: u64) -> Result<(Vec<AuditRecord>, u64), LedgerErro
 /// At least the bytes of a record as text: each byte of what others wrote may become an entity of six.
 fn weight(record: &AuditRecord) -> usize {
     let texts: [&Option<Text>; 3] = [&record.customer, &record.address, &record.outcome];
-    600 + texts.into_iter().flatten().map(|text| 6 * text.as_str().len()).sum::<usize>()
+    700 + texts.into_iter().flatten().map(|text| 6 * text.as_str().len()).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -111,7 +111,8 @@ mod tests {
         event.customer = Some("&".repeat(Text::MAX));
         event.address = Some("'".repeat(Text::MAX));
         (event.lease, event.sha256) = (Some([0xff; 16].into()), Some([0xff; 32].into()));
-        (event.offset, event.bytes) = (Some(u64::MAX), Some(u64::MAX));
+        (event.offset, event.bytes, event.milliseconds) = (Some(u64::MAX), Some(u64::MAX), Some(u64::MAX));
+        event.tls = Some(tobj::TlsVersion::Tls12);
         let log = |event: &Event, n| ledger.write(|txn| (0..n).try_for_each(|_| txn.log(event).map(drop))).unwrap();
         log(&event, 20);
         let (records, last) = page(&ledger, 0).unwrap();

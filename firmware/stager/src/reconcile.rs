@@ -15,7 +15,7 @@
 //! | a transfer that has not ended | closed as `interrupted`, with the last count that was durable |
 
 use crate::clock::Now;
-use crate::engine::{EngineError, Grace, remove_lease, transfers_end};
+use crate::engine::{End, EngineError, Grace, remove_lease, transfers_end};
 use crate::killpoint::{Point, hit};
 use crate::ledger::{Ledger, LedgerError, Number};
 use crate::rows::{Event, Lease, Object, State};
@@ -67,8 +67,10 @@ pub fn reconcile(ledger: &Ledger, tree: &Tree, grace: Grace, now: Now) -> Result
     finish_objects(ledger, tree, &unfinished, &mut report)?;
     report.interrupted = ledger.write(|txn| {
         let open = txn.open_transfers()?;
+        // What the ledger knows of it is the best that is known.
+        let cut = End { outcome: INTERRUPTED, ..End::default() };
         for number in &open {
-            transfers_end(txn, *number, 0, INTERRUPTED, grace, now)?;
+            transfers_end(txn, *number, &cut, grace, now)?;
         }
         Ok(open.len())
     })?;

@@ -4,7 +4,7 @@ use crate::ranges::Ranges;
 use serde::{Deserialize, Serialize};
 use tobj::{
     AuditEvent, AuditRecord, FileName, Id, LeaseInfo, LeaseKind, LeaseState, Name, ObjectState, Secret, Sha256, Text,
-    Timestamp,
+    Timestamp, TlsVersion,
 };
 
 /// An object of the storeroom.
@@ -205,11 +205,15 @@ pub struct Transfer {
     pub offset: u64,
     /// When it began (seconds since 1970).
     pub at: u64,
-    /// Whether it goes under TLS.
-    pub tls: bool,
+    /// The TLS under which it goes.
+    #[serde(default, with = "text_option", skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsVersion>,
     /// Bytes that are known to have been sent.
     #[serde(default)]
     pub bytes: u64,
+    /// How long it had taken by then.
+    #[serde(default)]
+    pub milliseconds: u64,
 }
 
 /// What happened, to be told to the database. Its number is its key.
@@ -238,6 +242,12 @@ pub struct Event {
     /// Bytes that were sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// How long a transfer took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub milliseconds: Option<u64>,
+    /// The TLS under which it went.
+    #[serde(default, with = "text_option", skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsVersion>,
     /// How it ended, or why it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
@@ -255,6 +265,8 @@ impl Event {
             sha256: None,
             offset: None,
             bytes: None,
+            milliseconds: None,
+            tls: None,
             outcome: None,
         }
     }
@@ -287,6 +299,8 @@ impl Event {
             sha256: self.sha256,
             offset: self.offset,
             bytes: self.bytes,
+            milliseconds: self.milliseconds,
+            tls: self.tls,
             outcome: self.outcome.as_deref().map(Text::lossy),
         }
     }

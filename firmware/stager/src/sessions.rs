@@ -20,8 +20,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use tobj::{AuditEvent, Body, Fault, Message, Name, Reply, Request, Text};
+use std::time::{Duration, Instant};
+use tobj::{AuditEvent, Body, Fault, Message, Name, Reply, Request, Text, TlsVersion};
 use tokio::net::UnixListener;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -71,6 +71,15 @@ struct Running {
     /// What was read last.
     last: u64,
     customer: Name,
+    /// When it was asked for.
+    begun: Instant,
+}
+
+impl Running {
+    /// How long it has taken.
+    fn milliseconds(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Open {
@@ -111,7 +120,8 @@ impl Sessions {
             let bytes = count(&running.counter);
             if bytes > running.last {
                 running.last = bytes;
-                self.door.engine.ride(Work::Progress { transfer: *transfer, bytes });
+                let milliseconds = running.milliseconds();
+                self.door.engine.ride(Work::Progress { transfer: *transfer, bytes, milliseconds });
             }
         }
     }
@@ -235,7 +245,10 @@ impl Session<'_> {
         match request {
             Request::FtpSession { address } => self.introduce(address),
             Request::TransferBegin { path, offset, tls } => self.begin(path.as_str(), *offset, *tls),
-            Request::TransferEnd { transfer, bytes, outcome } => self.end(*transfer, *bytes, outcome.as_str()),
+            Request::TransferEnd { transfer, bytes, tls, outcome } => {
+                self.end(*transfer, *bytes, *tls, outcome.as_str())
+            }
+            Request::FtpDigest { path } => self.digest(path.as_str()),
             _ => fault(Fault::Invalid),
         }
     }
@@ -296,7 +309,16 @@ impl Session<'_> {
         }
     }
 
-    fn begin(&mut self, path: &str, offset: u64, tls: bool) -> Reply {
+    /// What may be fetched, if only its rest, may be known by its hash.
+    fn digest(&self, path: &str) -> Reply {
+        let Some(login) = &self.login else { return fault(Fault::Invalid) };
+        match self.all.door.digest(&login.access, path) {
+            Ok(sha256) => Reply::Digest { sha256 },
+            Err(code) => fault(code),
+        }
+    }
+
+    fn begin(&mut self, path: &str, offset: u64, tls: Option<TlsVersion>) -> Reply {
         let (Some(login), Some(address), None) = (&self.login, self.address, self.transfer) else {
             return fault(Fault::Invalid);
         };
@@ -304,6 +326,7 @@ impl Session<'_> {
             tracing::error!(%error, "a session's counter cannot be written");
             return fault(Fault::Unavailable);
         }
+        let begun = Instant::now();
         let (access, path) = (login.access.clone(), path.to_owned());
         let begin = Begin { access, path, offset, tls, address: address.to_string() };
         match self.all.door.engine.ask_blocking(Work::Begin(begin)) {
@@ -312,7 +335,7 @@ impl Session<'_> {
                     self.transfer = Some(transfer);
                     let (counter, customer) = (login.counter.clone(), login.customer.clone());
                     let mut open = self.all.open();
-                    open.transfers.insert(transfer, Running { counter, last: 0, customer });
+                    open.transfers.insert(transfer, Running { counter, last: 0, customer, begun });
                     open.share(&login.customer, self.all.limits.bytes_per_second);
                 }
                 reply
@@ -324,7 +347,7 @@ impl Session<'_> {
         }
     }
 
-    fn end(&mut self, transfer: u64, bytes: u64, outcome: &str) -> Reply {
+    fn end(&mut self, transfer: u64, bytes: u64, tls: Option<TlsVersion>, outcome: &str) -> Reply {
         if self.transfer != Some(transfer) {
             return fault(Fault::Invalid);
         }
@@ -334,25 +357,26 @@ impl Session<'_> {
             "failed" => "failed",
             _ => return fault(Fault::Invalid),
         };
-        self.finish(bytes, outcome);
+        self.finish(bytes, tls, outcome);
         Reply::Done {}
     }
 
     /// The record of the transfer under way goes with the next commit; until then it stands in the ledger as begun.
-    fn finish(&mut self, bytes: u64, outcome: &'static str) {
+    fn finish(&mut self, bytes: u64, tls: Option<TlsVersion>, outcome: &'static str) {
         if let Some(transfer) = self.transfer.take() {
-            let mut open = self.all.open();
+            let (mut open, mut milliseconds) = (self.all.open(), 0);
             if let Some(ended) = open.transfers.remove(&transfer) {
+                milliseconds = ended.milliseconds();
                 open.share(&ended.customer, self.all.limits.bytes_per_second);
             }
             drop(open);
-            self.all.door.engine.ride(Work::End { transfer, bytes, outcome });
+            self.all.door.engine.ride(Work::End { transfer, bytes, milliseconds, tls, outcome });
         }
     }
 
     fn close(&mut self) {
         let bytes = self.login.as_ref().map_or(0, |login| count(&login.counter));
-        self.finish(bytes, INTERRUPTED);
+        self.finish(bytes, None, INTERRUPTED);
         if let Some(login) = &self.login {
             self.leave_place(&login.customer);
         }

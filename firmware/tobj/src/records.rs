@@ -47,6 +47,14 @@ word! {
         "RETIRING" Retiring,
     }
 
+    /// A version of TLS.
+    TlsVersion {
+        /// TLS 1.2.
+        "1.2" Tls12,
+        /// TLS 1.3.
+        "1.3" Tls13,
+    }
+
     /// What an audit record tells.
     AuditEvent {
         /// A login that was accepted.
@@ -229,6 +237,10 @@ record! {
         "OFFSET" offset: Option<u64>,
         /// Bytes that were sent; with outcome `interrupted` at least so many.
         "BYTES" bytes: Option<u64>,
+        /// How long a transfer took, from the question whether it may begin to its end; with outcome `interrupted` at least so long.
+        "MILLISECONDS" milliseconds: Option<u64>,
+        /// The TLS under which a transfer went; none in clear.
+        "TLS" tls: Option<TlsVersion>,
         /// How it ended, or why it was refused.
         "OUTCOME" outcome: Option<Text>,
     }

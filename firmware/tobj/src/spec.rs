@@ -4,7 +4,7 @@
 mod tests {
     use crate::records::RECORDS;
     use crate::sample::{Described, messages};
-    use crate::{AuditEvent, BagKind, Fault, LeaseKind, LeaseState, ObjectState, ReplyTag, RequestTag};
+    use crate::{AuditEvent, BagKind, Fault, LeaseKind, LeaseState, ObjectState, ReplyTag, RequestTag, TlsVersion};
     use std::fmt::Write;
     use std::path::Path;
 
@@ -81,6 +81,7 @@ mod tests {
             ("LeaseKind", LeaseKind::ALL.iter().map(|w| w.as_str()).collect()),
             ("LeaseState", LeaseState::ALL.iter().map(|w| w.as_str()).collect()),
             ("ObjectState", ObjectState::ALL.iter().map(|w| w.as_str()).collect()),
+            ("TlsVersion", TlsVersion::ALL.iter().map(|w| w.as_str()).collect()),
             ("AuditEvent", AuditEvent::ALL.iter().map(|w| w.as_str()).collect()),
             ("BagKind", BagKind::ALL.iter().map(|w| w.as_str()).collect()),
         ] {

@@ -3,7 +3,7 @@
 use crate::message::{types, word};
 use crate::records::{
     AuditEntry, AuditRecord, BagKind, CatalogueItem, Check, CountInfo, CustomerInfo, DiskInfo, EntitlementInfo,
-    EntryInfo, LeaseInfo, LeaseKind, LinkInfo, Revocation, StoredObject,
+    EntryInfo, LeaseInfo, LeaseKind, LinkInfo, Revocation, StoredObject, TlsVersion,
 };
 use crate::values::{FileName, Id, Name, Secret, Sha256, Text, Timestamp};
 
@@ -373,8 +373,8 @@ types! {
             "PATH" path: Text,
             /// The first byte to be sent.
             "OFFSET" offset: u64,
-            /// Whether it goes under TLS.
-            "TLS" tls: bool,
+            /// The TLS under which it is to go, which is that of the control connection; none in clear.
+            "TLS" tls: Option<TlsVersion>,
         }
         /// ftpd → stagerd: the transfer is over: [`Reply::Done`].
         "TRANSFER-END" TransferEnd {
@@ -382,8 +382,15 @@ types! {
             "TRANSFER" transfer: u64,
             /// Bytes that were sent.
             "BYTES" bytes: u64,
+            /// The TLS of the data connection; none if it was in clear, or never came.
+            "TLS" tls: Option<TlsVersion>,
             /// `complete`, `aborted` or `failed`.
             "OUTCOME" outcome: Text,
+        }
+        /// ftpd → stagerd: what is the hash of this file, which this login may fetch? [`Reply::Digest`]; `NOT-FOUND`, `EXPIRED`.
+        "FTP-DIGEST" FtpDigest {
+            /// The path as the customer sees it.
+            "PATH" path: Text,
         }
     }
 }
@@ -575,6 +582,11 @@ types! {
         "TRANSFER" Transfer {
             /// Names it on this socket.
             "TRANSFER" transfer: u64,
+        }
+        /// To [`Request::FtpDigest`].
+        "DIGEST" Digest {
+            /// The hash under which the storeroom keeps the object.
+            "SHA256" sha256: Sha256,
         }
     }
 }

@@ -30,13 +30,16 @@ pub(crate) struct Row {
     pub(crate) n: usize,
 }
 
-/// `bench NAME…`.
-pub(crate) fn bench(names: &[String], json: Option<&Path>) -> Result<()> {
+/// `bench NAME…`; `only` these parts of what has parts.
+pub(crate) fn bench(names: &[String], only: &[String], json: Option<&Path>) -> Result<()> {
+    if !only.is_empty() && names.iter().any(|name| name != "ftp") {
+        return Err(Usage("--only is for ftp, which has parts".into()).into());
+    }
     let mut rows = Vec::new();
     for name in names {
         match name.as_str() {
             "commlink" => rows.extend(commlink::measure()?),
-            "ftp" => rows.extend(ftp::measure()?),
+            "ftp" => rows.extend(ftp::measure(only)?),
             "staging" => rows.extend(staging::measure()?),
             other => {
                 return Err(

@@ -99,6 +99,9 @@ enum Task {
         /// What: commlink, ftp, staging.
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
+        /// Only the parts of ftp's whose name holds one of these: sink, curl, ftps, logins, replies, idle, streams, crowd.
+        #[arg(long, value_name = "PART")]
+        only: Vec<String>,
         /// Write the table as JSON too.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -144,7 +147,7 @@ pub fn main() -> ExitCode {
         }
         Task::BuildrootCheck { long } => buildroot::check(long),
         Task::Fuzz { names, seconds } => fuzz::fuzz(&names, seconds),
-        Task::Bench { names, json } => bench::bench(&names, json.as_deref()),
+        Task::Bench { names, only, json } => bench::bench(&names, &only, json.as_deref()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

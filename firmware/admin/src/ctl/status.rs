@@ -4,7 +4,7 @@ use super::args::Audit;
 use super::link::Operator;
 use super::{CtlError, show};
 use serde_json::json;
-use tobj::{AuditEntry, Check, Reply, Request, Text};
+use tobj::{AuditEntry, Check, Reply, Request, Text, TlsVersion};
 
 pub(crate) async fn status(operator: &Operator, as_json: bool) -> Result<(), CtlError> {
     let (mut rows, mut values, mut well) = (Vec::new(), Vec::new(), true);
@@ -60,7 +60,8 @@ pub(crate) async fn audit(operator: &Operator, command: Audit, as_json: bool) ->
                 "index": index, "appliance": appliance.as_str(), "seq": r.seq, "at": r.at.0, "event": r.event.as_str(),
                 "customer": r.customer.as_ref().map(Text::as_str), "address": r.address.as_ref().map(Text::as_str),
                 "lease": r.lease.map(|l| l.to_string()), "sha256": r.sha256.map(|s| s.to_string()),
-                "offset": r.offset, "bytes": r.bytes, "outcome": r.outcome.as_ref().map(Text::as_str),
+                "offset": r.offset, "bytes": r.bytes, "milliseconds": r.milliseconds,
+                "tls": r.tls.map(|t| t.as_str()), "outcome": r.outcome.as_ref().map(Text::as_str),
             })
         });
         return show::json(&entries.collect());
@@ -77,9 +78,14 @@ pub(crate) async fn audit(operator: &Operator, command: Audit, as_json: bool) ->
                 text(&r.customer),
                 text(&r.address),
                 r.bytes.map_or("-".to_owned(), |b| b.to_string()),
+                r.milliseconds.map_or("-".to_owned(), |ms| format!("{}.{:03}", ms / 1000, ms % 1000)),
+                r.tls.map_or("-", TlsVersion::as_str).to_owned(),
                 text(&r.outcome),
             ]
         })
         .collect();
-    show::table(&["INDEX", "AT", "APPLIANCE", "EVENT", "CUSTOMER", "ADDRESS", "BYTES", "OUTCOME"], &rows)
+    show::table(
+        &["INDEX", "AT", "APPLIANCE", "EVENT", "CUSTOMER", "ADDRESS", "BYTES", "SECONDS", "TLS", "OUTCOME"],
+        &rows,
+    )
 }

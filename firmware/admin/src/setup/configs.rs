@@ -158,7 +158,7 @@ impl New<'_> {
             ("sessions", path(self.layout.sessions())),
         ]);
         // PASV has room for an IPv4 address and nothing else (RFC 959).
-        if let Some(public) = self.machine.public.as_ref().and_then(|p| p.parse::<Ipv4Addr>().ok()) {
+        if let Some(public) = self.machine.public_ipv4() {
             out.insert("public_address".into(), public.to_string().into());
         }
         out

@@ -117,6 +117,24 @@ fn commlinkd_and_admind_take_what_is_made_for_them() {
 }
 
 #[test]
+fn pasv_answers_the_address_behind_a_public_name() {
+    let address = |public: Option<&str>, ipv4: Option<&str>| {
+        let mut plan = plan();
+        let download = plan.machines.iter_mut().find(|m| m.name == "download").unwrap();
+        download.public = public.map(str::to_owned);
+        download.public_ipv4 = ipv4.map(|a| a.parse().unwrap());
+        let text = text_of(&render(&plan, "download", &[]).unwrap(), "/run/ffs/config/ftpd.toml");
+        let table: toml::Table = text.parse().unwrap();
+        table.get("public_address").map(|a| a.as_str().unwrap().to_owned())
+    };
+    assert_eq!(address(Some("ftp.example.net"), Some("203.0.113.8")).as_deref(), Some("203.0.113.8"));
+    assert_eq!(address(Some("203.0.113.7"), None).as_deref(), Some("203.0.113.7"));
+    // The address at which a client has reached it, then.
+    assert_eq!(address(Some("ftp.example.net"), None), None);
+    assert_eq!(address(Some("2001:db8::7"), None), None);
+}
+
+#[test]
 fn only_the_daemon_of_a_secret_gets_it() {
     for machine in &plan().machines {
         let mut seen = BTreeSet::new();

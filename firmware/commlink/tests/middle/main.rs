@@ -25,7 +25,7 @@ use daemon::Shutdown;
 use fabric::{Fabric, Flow, Link};
 use keys::site::Role;
 use keys::{Bag, LinkKind};
-use tobj::{AuditEvent, AuditRecord, Body, Message, Name, Reply, Request, Timestamp};
+use tobj::{AuditEvent, AuditRecord, Body, Message, Name, Reply, Request, Timestamp, TlsVersion};
 use tokio::io::DuplexStream;
 use tokio::time::timeout;
 use tricks::{Attacker, Trick};
@@ -78,6 +78,8 @@ fn record(seq: u64) -> AuditRecord {
         sha256: Some([7; 32].into()),
         offset: Some(0),
         bytes: Some(seq),
+        milliseconds: Some(1500),
+        tls: Some(TlsVersion::Tls13),
         outcome: None,
     }
 }

@@ -180,9 +180,12 @@ fn nothing_that_writes() {
     for verb in ["DELE", "MKD", "XMKD", "RMD", "XRMD", "RNFR", "RNTO", "MFMT", "MFF", "MFCT"] {
         assert_eq!(code(verb, "x", IN), 550, "{verb}");
     }
-    for (verb, argument) in
-        [("SITE", "CHMOD 777 x"), ("SITE", "MD5 x"), ("SITE", "CPFR /etc/passwd"), ("REIN", ""), ("SMNT", "x")]
-    {
+    let site = ["CHMOD 777 x", "MD5 x", "SHA2567 x", "CPFR /etc/passwd", ""].map(|argument| ("SITE", argument));
+    for (verb, argument) in site.into_iter().chain([("REIN", ""), ("SMNT", "x")]) {
         assert_eq!(code(verb, argument, IN), 502, "{verb} {argument}");
     }
+    for (argument, name) in [("SHA256 x", "x"), ("sha256  a b ", " a b ")] {
+        assert_eq!(decide("SITE", argument, IN), Action::Digest(name.to_owned()), "{argument}");
+    }
+    assert_eq!((code("SITE", "SHA256", IN), code("SITE", "SHA256 x", NEW)), (501, 530));
 }

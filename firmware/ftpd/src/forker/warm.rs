@@ -2,14 +2,14 @@
 //! what cannot work is noticed at the start. Its login is refused, so that this process is never confined.
 
 use crate::config::Config;
-use crate::gatekeeper::{Admission, Gatekeeper, Outcome, Refusal};
+use crate::gatekeeper::{Admission, Gatekeeper, Over, Refusal};
 use crate::session::{Context, Public, serve};
 use async_trait::async_trait;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
-use tobj::{Fault, Secret};
+use tobj::{Fault, Secret, Sha256, TlsVersion};
 use tokio_rustls::TlsAcceptor;
 
 const SCRIPT: &str = "FEAT\r\nUSER nobody\r\nPASS nothing\r\nQUIT\r\n";
@@ -25,10 +25,13 @@ impl Gatekeeper for Nobody {
     async fn login(&mut self, _: &str, _: Secret, _: bool) -> Result<Admission, Refusal> {
         Err(Refusal::Fault(Fault::Denied))
     }
-    async fn begin(&mut self, _: &str, _: u64, _: bool) -> Result<u64, Refusal> {
+    async fn digest(&mut self, _: &str) -> Result<Sha256, Refusal> {
         Err(Refusal::Fault(Fault::Denied))
     }
-    async fn end(&mut self, _: u64, _: u64, _: Outcome) -> Result<(), Refusal> {
+    async fn begin(&mut self, _: &str, _: u64, _: Option<TlsVersion>) -> Result<u64, Refusal> {
+        Err(Refusal::Fault(Fault::Denied))
+    }
+    async fn end(&mut self, _: u64, _: Over) -> Result<(), Refusal> {
         Err(Refusal::Fault(Fault::Denied))
     }
 }

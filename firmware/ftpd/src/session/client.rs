@@ -1,12 +1,14 @@
 //! The client's side of the control connection: bounded lines, a deadline for every reply, TLS.
 
 use crate::line::{Line, LineBuffer, MAX_ENDLESS};
+use crate::tls::version;
 use nix::sys::socket::{MsgFlags, recv};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::time::Duration;
+use tobj::TlsVersion;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -125,6 +127,14 @@ impl Client {
             timeout(within, tls.accept(socket)).await?.map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
         self.wire = Wire::Tls(Box::new(stream));
         Ok(())
+    }
+
+    /// The TLS that it is under.
+    pub(super) fn tls(&self) -> Option<TlsVersion> {
+        match &self.wire {
+            Wire::Tls(stream) => version(stream.get_ref().1),
+            Wire::Clear(_) | Wire::Gone => None,
+        }
     }
 
     /// Ends the connection in good order: under TLS with close_notify.

@@ -3,11 +3,13 @@
 use super::pump::Line;
 use super::{Context, reset_on_close};
 use crate::metrics::{Event, Limit};
+use crate::tls::version;
 use rustls::HandshakeKind;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tobj::TlsVersion;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
@@ -108,6 +110,14 @@ impl Passive {
 }
 
 impl Data {
+    /// The TLS that it is under.
+    pub(super) fn tls(&self) -> Option<TlsVersion> {
+        match self {
+            Self::Tls(stream) => version(stream.get_ref().1),
+            Self::Clear(_) => None,
+        }
+    }
+
     /// For the pump, which takes files.
     pub(super) fn into_line(self) -> io::Result<Line> {
         Ok(match self {

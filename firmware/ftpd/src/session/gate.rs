@@ -12,7 +12,7 @@ use super::{Context, Public};
 use crate::command::{Action, Listing, Query, View, decide, keeps_restart};
 use crate::confine::no_more_threads;
 use crate::facts::Facts;
-use crate::gatekeeper::{Gatekeeper, Outcome, Refusal};
+use crate::gatekeeper::{Gatekeeper, Outcome, Over, Refusal};
 use crate::line::Line;
 use crate::metrics::{Event, Limit, Login};
 use crate::path::{quoted, resolve};
@@ -226,7 +226,7 @@ impl Gate {
                 "200 So be it".into()
             }
             Action::Features => self.features().into(),
-            Action::Help => "214 Read-only; RFC 959, 2228, 2389, 2428, 3659, 4217, 7151".into(),
+            Action::Help => "214 Read-only; RFC 959, 2228, 2389, 2428, 3659, 4217, 7151; SITE SHA256 name".into(),
             Action::User(name) => {
                 self.user = Some(name);
                 "331 Password?".into()
@@ -256,6 +256,7 @@ impl Gate {
             Action::Listen(extended) => self.listen(extended).await?.into(),
             Action::Ask(query, name) => self.ask(query, &name).await?.into(),
             Action::Retrieve(name) => self.retrieve(&name).await?,
+            Action::Digest(name) => self.digest(&name).await?,
             Action::List(kind, name) => self.list(kind, &name).await?,
             Action::RefuseUpload => {
                 self.passive = None;
@@ -270,7 +271,7 @@ impl Gate {
         let facts = self.facts.feature();
         format!(
             "211-Features\r\n{tls} CLNT\r\n EPSV\r\n HOST\r\n LANG EN*\r\n MDTM\r\n MLST {facts}\r\n PASV\r\n{protection} \
-             REST STREAM\r\n SIZE\r\n TVFS\r\n UTF8\r\n211 End"
+             REST STREAM\r\n SITE SHA256\r\n SIZE\r\n TVFS\r\n UTF8\r\n211 End"
         )
     }
 
@@ -429,11 +430,12 @@ impl Gate {
             Err(answer) => return Ok(answer),
         };
         let Body::File { file, from, to } = work.body else { return Err(io::Error::other("RETR of a listing")) };
-        let asked = async { self.shared.gatekeeper.lock().await.begin(&path, from, self.private).await };
+        let tls = self.client.tls().filter(|_| self.private);
+        let asked = async { self.shared.gatekeeper.lock().await.begin(&path, from, tls).await };
         let (begun, aborted) = self.client.settle(asked).await?;
         let outcome = match begun {
             Ok(number) if aborted => {
-                self.close_record(number, 0, Outcome::Aborted).await;
+                self.close_record(number, Over { bytes: 0, tls: None, outcome: Outcome::Aborted }).await;
                 Ok(Err(Failure::Aborted))
             }
             Ok(number) => Ok(self.send_file(passive, number, file, from, to).await?),
@@ -444,12 +446,7 @@ impl Gate {
             _ if aborted => "".into(),
             Ok(Ok(())) => "226 Sent".into(),
             Ok(Err(failure)) => failure.reply().into(),
-            Err(Refusal::Gone(error)) => {
-                tracing::warn!("a transfer could not be recorded: {}", daemon::report(&error));
-                farewell("421 The service is not available, try again later")
-            }
-            Err(refusal) if refusal.is_passing() => "450 Not now, try again later".into(),
-            Err(_) => "550 Not available".into(),
+            Err(refusal) => refused(&refusal),
         })
     }
 
@@ -467,9 +464,10 @@ impl Gate {
         let (stall, rate) = (config.stall(), config.session_bytes_per_second);
         let order = Order { file, from, to, progress: Progress::new(counter.clone()), stall, rate };
         let (tell, mut told) = oneshot::channel();
-        let begun = Instant::now();
+        let (begun, mut tls) = (Instant::now(), None);
         let disk = &self.shared.disk;
         let sent = transfer(&mut self.client, passive, config, async |data| {
+            tls = data.tls();
             let line = data.into_line()?;
             let cut = Cut::of(&line)?;
             let outcome = disk.begin(move || {
@@ -506,16 +504,28 @@ impl Gate {
         {
             self.context.note(Event::Limit(limit));
         }
-        self.close_record(number, bytes, outcome).await;
+        self.close_record(number, Over { bytes, tls, outcome }).await;
         sent
     }
 
-    async fn close_record(&mut self, number: u64, bytes: u64, outcome: Outcome) {
-        let ended = self.shared.gatekeeper.lock().await.end(number, bytes, outcome).await;
+    async fn close_record(&mut self, number: u64, over: Over) {
+        let ended = self.shared.gatekeeper.lock().await.end(number, over).await;
         if let Err(refusal) = ended {
             // The bytes are with the client. stagerd closes the record itself, by the count that it shares.
             tracing::warn!("the end of a transfer could not be told: {}", daemon::report(&refusal));
         }
+    }
+
+    /// SITE SHA256: the storeroom keeps objects by their hash, so nothing has to be read for it.
+    async fn digest(&mut self, name: &str) -> io::Result<Answer> {
+        let path = resolve(&self.cwd, name);
+        let asked = async { self.shared.gatekeeper.lock().await.digest(&path).await };
+        let (answer, aborted) = self.client.settle(asked).await?;
+        Ok(match answer {
+            _ if aborted => "".into(),
+            Ok(sha256) => format!("213 {sha256}").into(),
+            Err(refusal) => refused(&refusal),
+        })
     }
 
     async fn list(&mut self, kind: Listing, name: &str) -> io::Result<Answer> {
@@ -537,6 +547,18 @@ impl Gate {
         .await?;
         self.over(work.done).await?;
         Ok(sent.map_or_else(|failure| failure.reply(), |()| "226 Sent").into())
+    }
+}
+
+/// The answer to a client of whom stagerd wants to hear nothing, or cannot be asked.
+fn refused(refusal: &Refusal) -> Answer {
+    match refusal {
+        Refusal::Gone(error) => {
+            tracing::warn!("stagerd could not be asked: {}", daemon::report(error));
+            farewell("421 The service is not available, try again later")
+        }
+        refusal if refusal.is_passing() => "450 Not now, try again later".into(),
+        Refusal::Fault(_) => "550 Not available".into(),
     }
 }
 

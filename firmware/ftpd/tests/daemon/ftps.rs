@@ -7,7 +7,7 @@ use rustls::pki_types::CertificateDer;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use tobj::Request;
+use tobj::{Request, TlsVersion};
 
 fn certificate(dir: &Path) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
@@ -43,7 +43,9 @@ fn control_and_data_under_tls() {
     }
     let seen = daemon.stagerd.seen();
     assert!(seen.iter().any(|r| matches!(r, Request::FtpLogin { tls: true, .. })));
-    assert!(seen.iter().all(|r| !matches!(r, Request::TransferBegin { tls: false, .. })));
+    assert!(seen.iter().all(|r| !matches!(r, Request::TransferBegin { tls: None, .. })));
+    let version = |r: &Request| matches!(r, Request::TransferEnd { tls: Some(TlsVersion::Tls13), .. });
+    assert_eq!(daemon.stagerd.seen().iter().filter(|r| version(r)).count(), 4);
     // the second transfer of a session begins its own count
     assert_eq!(daemon.stagerd.wait_for_end(0).0, 3_000_001);
     assert_eq!(daemon.stagerd.wait_for_end(1), (2_000_001, "complete".into(), 2_000_001));

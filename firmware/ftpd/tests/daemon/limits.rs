@@ -52,6 +52,25 @@ fn a_data_connection_that_never_comes() {
 }
 
 #[test]
+fn no_passive_port_is_left() {
+    // Somebody else has the only one.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let daemon = start_with(&format!("passive_ports = [{port}, {port}]"));
+    daemon.stagerd.put("a", 3);
+    let mut client = Client::logged_in(daemon.v4);
+    client.ask("EPSV", 425);
+    client.ask("PASV", 425);
+    client.ask("RETR a", 425);
+    drop(taken);
+    // One session has one port at a time, so the range is enough for one after the other.
+    for _ in 0..3 {
+        assert_eq!(client.passive().port(), port);
+    }
+    assert_eq!(client.fetch("RETR a").len(), 3);
+}
+
+#[test]
 fn the_longest_life_of_a_session() {
     let daemon = start_with("session_seconds = 2\nstall_seconds = 60");
     daemon.stagerd.put("big", 24 << 20);
@@ -105,6 +124,18 @@ fn abort_of_a_slow_transfer_is_answered_at_once() {
         client.expect(226);
     });
     assert_eq!(data.read_to_end(&mut Vec::new()).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn the_unit_has_room_for_what_the_limits_allow() {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../../image/rootfs/download/usr/lib/systemd/system/ftpd.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let value = |name: &str| unit.lines().find_map(|line| line.strip_prefix(&format!("{name}="))).unwrap();
+    // `fitting` counts on one half.
+    assert_eq!(value("MemoryMax"), "50%");
+    // Each session may have a second thread for its disk.
+    assert!(value("TasksMax").parse::<usize>().unwrap() > 2 * ftpd::limits::MOST_SESSIONS);
+    assert!(value("LimitNOFILE").parse::<usize>().unwrap() > ftpd::limits::MOST_SESSIONS);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::stagerd::USER;
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
 
 fn metrics_address(daemon: &Daemon) -> SocketAddr {
     let log = daemon.log();
@@ -57,6 +58,32 @@ fn metrics() {
     assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
     assert!(ask(address, b"GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
     client.ask("NOOP", 200);
+}
+
+#[test]
+fn questions_without_end_are_given_up() {
+    let daemon = start_with("metrics = \"127.0.0.1:0\"");
+    until("it listens", || daemon.log().contains("metrics address="));
+    let address = metrics_address(&daemon);
+    let question = b"GET /metrics HTTP/1.1\r\n\r\n";
+    // As long as allowed, and one byte more.
+    let padded = |length: usize| {
+        let head = "GET /metrics HTTP/1.1\r\nX: ";
+        format!("{head}{}\r\n\r\n", "x".repeat(length - head.len() - 4))
+    };
+    assert!(ask(address, padded(8192).as_bytes()).starts_with("HTTP/1.1 200"));
+    let mut long = TcpStream::connect(address).unwrap();
+    long.set_read_timeout(Some(crate::daemon::LIMIT)).unwrap();
+    long.write_all(padded(8193).as_bytes()).unwrap();
+    // A reset, since there is an unread rest, or an end.
+    assert!(matches!(long.read(&mut [0; 64]), Ok(0) | Err(_)));
+    // Eight who say nothing keep the others waiting, for their five seconds.
+    let silent: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let begun = Instant::now();
+    assert!(ask(address, question).starts_with("HTTP/1.1 200"));
+    assert!((4.0..20.0).contains(&begun.elapsed().as_secs_f64()), "{:?}", begun.elapsed());
+    drop(silent);
+    Client::logged_in(daemon.v4).ask("NOOP", 200);
 }
 
 #[test]

@@ -114,6 +114,12 @@ REIN -> 502
 PORT 127,0,0,1,4,1 -> 502
 PORT x -> 502
 SITE CHMOD 777 a -> 502
+SITE SHA256 a -> 213
+site sha256 ./d/../a -> 213
+SITE SHA256 -> 501
+SITE SHA256 d -> 550
+SITE SHA256 nowhere -> 550
+SITE HELP -> 214
 HELP RETR -> 214
 STAT -> 211
 STAT a -> 213
@@ -477,7 +483,20 @@ fn features_are_what_works() {
     assert_eq!((lines[0], lines[lines.len() - 1]), ("211-Features", "211 End"));
     let inner = &lines[1..lines.len() - 1];
     assert!(inner.iter().all(|line| line.starts_with(' ')), "RFC 2389 section 3.2");
-    for feature in ["AUTH TLS", "PBSZ", "PROT", "EPSV", "REST STREAM", "SIZE", "MDTM", "TVFS", "UTF8", "HOST", "CLNT"] {
+    for feature in [
+        "AUTH TLS",
+        "PBSZ",
+        "PROT",
+        "EPSV",
+        "REST STREAM",
+        "SITE SHA256",
+        "SIZE",
+        "MDTM",
+        "TVFS",
+        "UTF8",
+        "HOST",
+        "CLNT",
+    ] {
         assert!(inner.iter().any(|line| line[1..] == *feature), "{feature}: {features}");
     }
     assert!(inner.contains(&" MLST type*;size*;modify*;") && inner.contains(&" LANG EN*"), "{features}");

@@ -16,6 +16,8 @@ use std::time::Instant;
 use tobj::{Body, Fault, LeaseKind, Name, Reply, Request};
 
 pub(crate) const USER: &str = "ada";
+/// What every file has as hash.
+pub(crate) const DIGEST: [u8; 32] = [0xab; 32];
 pub(crate) const PASSWORD: &str = "correct horse";
 
 /// How it behaves, and what it has seen.
@@ -29,6 +31,8 @@ struct State {
     begin: Option<Fault>,
     /// Bytes per second that each transfer may have.
     rate: u64,
+    /// Hashes are not told yet.
+    hold: bool,
     /// A file goes with the yes in place of the directory.
     no_directory: bool,
 }
@@ -55,6 +59,7 @@ impl Stagerd {
             login: None,
             begin: None,
             rate: 0,
+            hold: false,
             no_directory: false,
         };
         let stagerd = Self {
@@ -88,6 +93,9 @@ impl Stagerd {
         counter.set_len(4096).unwrap();
         while let Ok(Some((frame, _))) = recv_frame(stream) {
             let Body::Request(request) = &frame.message.body else { return };
+            if let Request::FtpDigest { .. } = request {
+                drop(self.state.1.wait_while(self.state(), |state| state.hold).unwrap());
+            }
             let (reply, account) = self.answer(request);
             counter.write_all_at(&self.state().rate.to_le_bytes(), 8).unwrap();
             let frame = Frame { label: String::new(), message: frame.message.reply(reply) };
@@ -127,6 +135,13 @@ impl Stagerd {
                 }
                 None => refuse(Fault::Denied),
             },
+            Request::FtpDigest { path } => match state.begin {
+                Some(fault) => refuse(fault),
+                None if self.account.join(&path.as_str()[1..]).is_file() => {
+                    (Reply::Digest { sha256: DIGEST.into() }, None)
+                }
+                None => refuse(Fault::NotFound),
+            },
             Request::TransferBegin { .. } => match state.begin {
                 Some(fault) => refuse(fault),
                 None => (Reply::Transfer { transfer: u64::try_from(state.counters.len()).unwrap() }, None),
@@ -145,6 +160,12 @@ impl Stagerd {
 
     pub(crate) fn allow(&self, bytes_per_second: u64) {
         self.state().rate = bytes_per_second;
+    }
+
+    /// Whether who asks for a hash waits for it.
+    pub(crate) fn hold_digests(&self, hold: bool) {
+        self.state().hold = hold;
+        self.state.1.notify_all();
     }
 
     pub(crate) fn send_no_directory(&self) {

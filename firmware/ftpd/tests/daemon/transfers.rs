@@ -2,6 +2,7 @@
 
 use crate::client::{Client, connect, connect_from};
 use crate::daemon::{start, start_with, until};
+use crate::stagerd::DIGEST;
 use nix::sys::socket::{MsgFlags, send};
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -37,7 +38,7 @@ fn whole_and_from_an_offset() {
     let begun: Vec<_> = begun.iter().filter(|r| matches!(r, Request::TransferBegin { .. })).collect();
     assert_eq!(begun.len(), 7);
     let Request::TransferBegin { path, offset, tls } = begun[2] else { panic!() };
-    assert_eq!((path.as_str(), *offset, *tls), ("/big file", size / 2 + 17, false));
+    assert_eq!((path.as_str(), *offset, *tls), ("/big file", size / 2 + 17, None));
 }
 
 #[test]
@@ -83,6 +84,40 @@ fn a_transfer_that_stagerd_refuses() {
     }
     daemon.stagerd.refuse_transfers(None);
     assert_eq!(client.fetch("RETR a").len(), 1000);
+}
+
+#[test]
+fn hashes_are_known_and_not_computed() {
+    let daemon = start();
+    daemon.stagerd.put("d/a b", 10);
+    let hash = format!("213 {}\r\n", tobj::Sha256::from(DIGEST));
+    let mut client = Client::logged_in(daemon.v4);
+    client.ask("CWD d", 250);
+    assert_eq!(client.ask("SITE SHA256 a b", 213), hash);
+    assert_eq!(client.ask("SITE sha256 /d/a b", 213), hash);
+    for (fault, code) in
+        [(Fault::Denied, 550), (Fault::Expired, 550), (Fault::NotFound, 550), (Fault::Unavailable, 450)]
+    {
+        daemon.stagerd.refuse_transfers(Some(fault));
+        client.ask("SITE SHA256 a b", code);
+    }
+    daemon.stagerd.refuse_transfers(None);
+    // Who waits for one is heard.
+    daemon.stagerd.hold_digests(true);
+    client.send("SITE SHA256 a b");
+    client.ask("NOOP", 200);
+    client.ask("ABOR", 426);
+    client.expect(226);
+    daemon.stagerd.hold_digests(false);
+    assert_eq!(client.ask("SITE SHA256 a b", 213), hash);
+    client.raw(b"SITE SHA256 a b\r\nQUIT\r\n");
+    client.expect(213);
+    client.expect(221);
+    client.expect_end();
+    let mut client = Client::logged_in(daemon.v4);
+    daemon.stagerd.die();
+    client.ask("SITE SHA256 d/a b", 421);
+    client.expect_end();
 }
 
 #[test]

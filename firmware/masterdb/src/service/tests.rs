@@ -6,7 +6,7 @@ use pasetors::token::UntrustedToken;
 use pasetors::version4::V4;
 use pasetors::{Public, public};
 use std::sync::Arc;
-use tobj::{AuditEvent, AuditRecord, FileName, Id, LeaseKind, RequestTag, Secret, Sha256, Timestamp};
+use tobj::{AuditEvent, AuditRecord, FileName, Id, LeaseKind, RequestTag, Secret, Sha256, Timestamp, TlsVersion};
 
 const ALICE: &str = "correct horse";
 const OPERATOR: &str = "operator:ada";
@@ -547,6 +547,8 @@ async fn audit_records_come_once_and_without_gaps() {
         sha256: None,
         offset: Some(0),
         bytes: Some(7),
+        milliseconds: Some(1500),
+        tls: Some(TlsVersion::Tls13),
         outcome: Some(text("complete")),
     };
     let audit = |seqs: &[u64]| Request::Audit { records: seqs.iter().map(|s| record(*s)).collect() };

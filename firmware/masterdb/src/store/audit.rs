@@ -115,6 +115,8 @@ pub fn own(txn: &WriteTransaction, name: &Name, what: Own, now: Timestamp) -> Re
         sha256: what.sha256,
         offset: None,
         bytes: None,
+        milliseconds: None,
+        tls: None,
         outcome: Some(what.outcome),
     };
     trail.append(&AuditRow::new(name.clone(), record), name, seq)

@@ -3,7 +3,7 @@
 use super::StoreError;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tobj::{AuditEntry, AuditEvent, AuditRecord, FileName, Id, LeaseKind, Name, Sha256, Text, Timestamp};
+use tobj::{AuditEntry, AuditEvent, AuditRecord, FileName, Id, LeaseKind, Name, Sha256, Text, Timestamp, TlsVersion};
 
 /// The bytes of a row.
 ///
@@ -168,6 +168,10 @@ pub struct AuditRow {
     offset: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    milliseconds: Option<u64>,
+    #[serde(default, with = "optional_text", skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsVersion>,
     #[serde(default, with = "optional_text", skip_serializing_if = "Option::is_none")]
     outcome: Option<Text>,
 }
@@ -175,14 +179,30 @@ pub struct AuditRow {
 impl AuditRow {
     /// The row of a record that this appliance reported.
     pub fn new(appliance: Name, record: AuditRecord) -> Self {
-        let AuditRecord { seq, at, event, customer, address, lease, sha256, offset, bytes, outcome } = record;
-        Self { appliance, seq, at, event, customer, address, lease, sha256, offset, bytes, outcome }
+        let AuditRecord { seq, at, event, customer, address, lease, sha256, offset, bytes, milliseconds, tls, outcome } =
+            record;
+        Self { appliance, seq, at, event, customer, address, lease, sha256, offset, bytes, milliseconds, tls, outcome }
     }
 
     /// The entry at this place of the trail.
     pub fn entry(self, index: u64) -> AuditEntry {
-        let Self { appliance, seq, at, event, customer, address, lease, sha256, offset, bytes, outcome } = self;
-        let record = AuditRecord { seq, at, event, customer, address, lease, sha256, offset, bytes, outcome };
+        let Self {
+            appliance,
+            seq,
+            at,
+            event,
+            customer,
+            address,
+            lease,
+            sha256,
+            offset,
+            bytes,
+            milliseconds,
+            tls,
+            outcome,
+        } = self;
+        let record =
+            AuditRecord { seq, at, event, customer, address, lease, sha256, offset, bytes, milliseconds, tls, outcome };
         AuditEntry { index, appliance, record }
     }
 }

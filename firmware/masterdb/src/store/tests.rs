@@ -8,7 +8,7 @@ use crate::config::Lifetimes;
 use proptest::prelude::*;
 use redb::{ReadableTable, ReadableTableMetadata};
 use std::collections::BTreeMap;
-use tobj::{AuditEvent, AuditRecord, FileName, Id, LeaseKind, Name, Sha256, Text, Timestamp};
+use tobj::{AuditEvent, AuditRecord, FileName, Id, LeaseKind, Name, Sha256, Text, Timestamp, TlsVersion};
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -37,6 +37,8 @@ fn record(seq: u64) -> AuditRecord {
         sha256: None,
         offset: Some(0),
         bytes: Some(seq),
+        milliseconds: Some(1500),
+        tls: Some(TlsVersion::Tls13),
         outcome: None,
     }
 }

@@ -1,5 +1,6 @@
 //! What each request changes in the ledger, and the steps in the tree that follow from it. No I/O but the transaction.
 
+use super::transfers::End;
 use super::{Engine, Plan, Refusal, Step, Work, objects};
 use crate::clock::Now;
 use crate::grants::Grant;
@@ -50,12 +51,13 @@ impl Engine {
             Work::Withdraw { items, upto } => super::leases::withdraw(txn, &items, upto, now),
             Work::Sweep => super::leases::sweep(txn, self.rules, now),
             Work::Begin(begin) => super::transfers::begin(txn, begin, grace, now),
-            Work::End { transfer, bytes, outcome } => {
-                super::transfers::end(txn, transfer, bytes, outcome, grace, now)?;
+            Work::End { transfer, bytes, milliseconds, tls, outcome } => {
+                let end = End { bytes, milliseconds, tls, outcome };
+                super::transfers::end(txn, transfer, &end, grace, now)?;
                 Ok(Plan::done())
             }
-            Work::Progress { transfer, bytes } => {
-                txn.note_transfer(transfer, bytes)?;
+            Work::Progress { transfer, bytes, milliseconds } => {
+                txn.note_transfer(transfer, bytes, milliseconds)?;
                 Ok(Plan::done())
             }
             Work::Note(event) => {

@@ -10,12 +10,12 @@ use LeaseKind::{OneTime, Standing};
 
 fn begin(kit: &Kit, access: Access, path: &str, offset: u64) -> Answer {
     let (path, address) = (path.to_owned(), "192.0.2.1".to_owned());
-    kit.ask(Work::Begin(Begin { access, path, offset, tls: false, address }))
+    kit.ask(Work::Begin(Begin { access, path, offset, tls: None, address }))
 }
 
 fn fetch(kit: &Kit, access: Access, path: &str, offset: u64, bytes: u64, outcome: &'static str) {
     let Ok(Reply::Transfer { transfer }) = begin(kit, access, path, offset) else { panic!("no transfer") };
-    kit.ask(Work::End { transfer, bytes, outcome }).unwrap();
+    kit.ask(Work::End { transfer, bytes, milliseconds: 1500, tls: None, outcome }).unwrap();
 }
 
 fn fault(answer: Answer) -> Option<Fault> {
@@ -222,10 +222,10 @@ fn parallel_ranges_cover_a_one_time_lease() {
     let path = "/grüße 1.iso";
     let Ok(Reply::Transfer { transfer: a }) = begin(&kit, ticket(), path, 0) else { panic!() };
     let Ok(Reply::Transfer { transfer: b }) = begin(&kit, ticket(), path, 10) else { panic!() };
-    kit.ask(Work::End { transfer: b, bytes: SIZE - 10, outcome: COMPLETE }).unwrap();
+    kit.ask(Work::End { transfer: b, bytes: SIZE - 10, milliseconds: 7, tls: None, outcome: COMPLETE }).unwrap();
     assert_eq!(kit.lease(lease).unwrap().state, State::Active);
     assert_eq!(kit.lease(lease).unwrap().covered.bytes(), SIZE - 10);
-    kit.ask(Work::End { transfer: a, bytes: 10, outcome: "aborted" }).unwrap();
+    kit.ask(Work::End { transfer: a, bytes: 10, milliseconds: 9, tls: None, outcome: "aborted" }).unwrap();
     assert_eq!(kit.lease(lease).unwrap().state, State::Ending(NOW + GRACE.one_time));
     assert_eq!(fault(begin(&kit, ticket(), path, 0)), Some(Fault::Expired));
     assert!(begin(&kit, ticket(), path, 10).is_ok());

@@ -2,9 +2,9 @@
 
 use super::{Grace, Plan, leases};
 use crate::clock::Now;
-use crate::ledger::{LedgerError, Txn};
+use crate::ledger::{LedgerError, Reader, Txn};
 use crate::rows::{Event, Lease, State, Transfer};
-use tobj::{AuditEvent, Fault, FileName, Id, LeaseKind, Name, ObjectState, Reply};
+use tobj::{AuditEvent, Fault, FileName, Id, LeaseKind, Name, ObjectState, Reply, TlsVersion};
 
 /// What a login may fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub struct Begin {
     pub path: String,
     /// The first byte to be sent.
     pub offset: u64,
-    /// Whether it goes under TLS.
-    pub tls: bool,
+    /// The TLS under which it is to go.
+    pub tls: Option<TlsVersion>,
     /// The client's address.
     pub address: String,
 }
@@ -53,6 +53,7 @@ pub(super) fn begin(txn: &mut Txn<'_>, begin: Begin, grace: Grace, now: Now) -> 
         at: now.at,
         tls: begin.tls,
         bytes: 0,
+        milliseconds: 0,
     };
     Ok(Plan::answer(Reply::Transfer { transfer: txn.begin_transfer(&transfer)? }))
 }
@@ -69,11 +70,38 @@ pub(crate) fn may_start(lease: &Lease, offset: u64, grace: Grace, now: Now) -> b
     }
 }
 
-fn find(txn: &Txn<'_>, access: &Access, path: &str) -> Result<Option<(Id, Lease)>, LedgerError> {
+/// Where leases are looked up.
+pub(crate) trait Leases {
+    /// A lease.
+    fn lease(&self, id: Id) -> Result<Option<Lease>, LedgerError>;
+    /// The standing lease at customer/product/version/file.
+    fn lease_at(&self, path: &str) -> Result<Option<(Id, Lease)>, LedgerError>;
+}
+
+impl Leases for Txn<'_> {
+    fn lease(&self, id: Id) -> Result<Option<Lease>, LedgerError> {
+        Txn::lease(self, id)
+    }
+    fn lease_at(&self, path: &str) -> Result<Option<(Id, Lease)>, LedgerError> {
+        Txn::lease_at(self, path)
+    }
+}
+
+impl Leases for Reader {
+    fn lease(&self, id: Id) -> Result<Option<Lease>, LedgerError> {
+        Reader::lease(self, id)
+    }
+    fn lease_at(&self, path: &str) -> Result<Option<(Id, Lease)>, LedgerError> {
+        Reader::lease_at(self, path)
+    }
+}
+
+/// The lease that a login means by a path.
+pub(crate) fn find(leases: &impl Leases, access: &Access, path: &str) -> Result<Option<(Id, Lease)>, LedgerError> {
     let Some(below) = path.strip_prefix('/') else { return Ok(None) };
     match access {
         Access::Ticket(id) => {
-            Ok(txn.lease(*id)?.filter(|lease| lease.file.as_str() == below).map(|lease| (*id, lease)))
+            Ok(leases.lease(*id)?.filter(|lease| lease.file.as_str() == below).map(|lease| (*id, lease)))
         }
         Access::Account(customer) => {
             let parts: Vec<&str> = below.split('/').collect();
@@ -81,36 +109,44 @@ fn find(txn: &Txn<'_>, access: &Access, path: &str) -> Result<Option<(Id, Lease)
             if Name::new(product).is_err() || Name::new(version).is_err() || FileName::new(file).is_err() {
                 return Ok(None);
             }
-            txn.lease_at(&format!("{customer}/{below}"))
+            leases.lease_at(&format!("{customer}/{below}"))
         }
     }
 }
 
+/// How a transfer ended.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct End {
+    /// Bytes that were sent; more may be known of it already.
+    pub(crate) bytes: u64,
+    /// How long it took; the same holds.
+    pub(crate) milliseconds: u64,
+    /// The TLS of its data connection, where it is known to have had one.
+    pub(crate) tls: Option<TlsVersion>,
+    /// In a word.
+    pub(crate) outcome: &'static str,
+}
+
 /// Closes a transfer: its record goes into the outbox, what it sent counts for the lease.
-pub(crate) fn end(
-    txn: &mut Txn<'_>,
-    number: u64,
-    bytes: u64,
-    outcome: &str,
-    grace: Grace,
-    now: Now,
-) -> Result<(), LedgerError> {
+pub(crate) fn end(txn: &mut Txn<'_>, number: u64, end: &End, grace: Grace, now: Now) -> Result<(), LedgerError> {
     let Some(transfer) = txn.end_transfer(number)? else {
         tracing::warn!(transfer = number, "a transfer ended that is not known or has ended before");
         return Ok(());
     };
-    let bytes = bytes.max(transfer.bytes).min(transfer.size - transfer.offset);
-    let mut event = Event::new(now.at, AuditEvent::Transfer).outcome(outcome);
+    let bytes = end.bytes.max(transfer.bytes).min(transfer.size - transfer.offset);
+    let mut event = Event::new(now.at, AuditEvent::Transfer).outcome(end.outcome);
     event.customer = Some(transfer.customer.to_string());
     event.address = Some(transfer.address);
     event.lease = Some(transfer.lease);
     event.sha256 = Some(transfer.sha256);
     event.offset = Some(transfer.offset);
     event.bytes = Some(bytes);
+    event.milliseconds = Some(end.milliseconds.max(transfer.milliseconds));
+    event.tls = end.tls.or(transfer.tls);
     txn.log(&event)?;
     let Some(mut lease) = txn.lease(transfer.lease)? else { return Ok(()) };
     lease.covered.add(transfer.offset, transfer.offset + bytes);
-    let all = lease.covered.is_all_of(lease.size) || (lease.size == 0 && outcome == COMPLETE);
+    let all = lease.covered.is_all_of(lease.size) || (lease.size == 0 && end.outcome == COMPLETE);
     if lease.kind == LeaseKind::OneTime && all && matches!(lease.state, State::Pending | State::Active) {
         leases::wind_down(txn, transfer.lease, lease, "fetched in full", grace, now)
     } else {

@@ -3,7 +3,7 @@
 use super::transfers::Begin;
 use crate::grants::Grant;
 use crate::rows::{Event, Upload};
-use tobj::{Fault, Id, LeaseKind, Reply, Revocation, Sha256};
+use tobj::{Fault, Id, LeaseKind, Reply, Revocation, Sha256, TlsVersion};
 
 /// Why a request was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -123,6 +123,10 @@ pub enum Work {
         transfer: u64,
         /// Bytes that were sent.
         bytes: u64,
+        /// How long it took.
+        milliseconds: u64,
+        /// The TLS of its data connection, where it is known to have had one.
+        tls: Option<TlsVersion>,
         /// How it ended.
         outcome: &'static str,
     },
@@ -132,6 +136,8 @@ pub enum Work {
         transfer: u64,
         /// Bytes that were sent.
         bytes: u64,
+        /// How long it took so far.
+        milliseconds: u64,
     },
     /// Something happened that the database is to know: [`Reply::Done`].
     Note(Event),

@@ -104,12 +104,12 @@ fn transfers_that_were_cut_are_closed() {
     let lease = kit.staged(1, OneTime);
     let begin = |offset| {
         let (path, address) = ("/grüße 1.iso".to_owned(), "192.0.2.1".to_owned());
-        Work::Begin(Begin { access: Access::Ticket(lease), path, offset, tls: false, address })
+        Work::Begin(Begin { access: Access::Ticket(lease), path, offset, tls: Some(tobj::TlsVersion::Tls12), address })
     };
     kit.ask(begin(0)).unwrap();
     let Ok(tobj::Reply::Transfer { transfer }) = kit.ask(begin(3)) else { panic!() };
-    kit.ask(Work::Progress { transfer, bytes: 4 }).unwrap();
-    kit.ask(Work::Progress { transfer, bytes: 2 }).unwrap();
+    kit.ask(Work::Progress { transfer, bytes: 4, milliseconds: 20 }).unwrap();
+    kit.ask(Work::Progress { transfer, bytes: 2, milliseconds: 30 }).unwrap();
     kit.stop();
     let (kit, report) = kit.again();
     assert_eq!((report.interrupted, report.leases), (2, 1));
@@ -117,9 +117,10 @@ fn transfers_that_were_cut_are_closed() {
     let records: Vec<_> = records.into_iter().filter(|e| e.event == AuditEvent::Transfer).collect();
     assert!(records.iter().all(|e| e.outcome.as_deref() == Some("interrupted") && e.at >= NOW));
     assert_eq!(
-        records.iter().map(|e| (e.offset, e.bytes)).collect::<Vec<_>>(),
-        [(Some(0), Some(0)), (Some(3), Some(4))]
+        records.iter().map(|e| (e.offset, e.bytes, e.milliseconds)).collect::<Vec<_>>(),
+        [(Some(0), Some(0), Some(0)), (Some(3), Some(4), Some(30))]
     );
+    assert!(records.iter().all(|e| e.tls == Some(tobj::TlsVersion::Tls12)));
     assert_eq!(kit.lease(lease).unwrap().covered.bytes(), 4);
 }
 

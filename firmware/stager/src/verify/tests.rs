@@ -93,7 +93,7 @@ fn a_damaged_object_is_not_served_until_it_is_put_in_again() {
     assert_eq!(refused.fault, Fault::Unavailable);
     let begin = |kit: &Kit| {
         let (access, path) = (crate::engine::Access::Ticket(one_time), "/grüße 1.iso".to_owned());
-        kit.ask(Work::Begin(crate::engine::Begin { access, path, offset: 0, tls: false, address: "::1".into() }))
+        kit.ask(Work::Begin(crate::engine::Begin { access, path, offset: 0, tls: None, address: "::1".into() }))
     };
     assert_eq!(begin(&kit).unwrap_err().fault, Fault::Unavailable);
 

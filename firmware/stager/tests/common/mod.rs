@@ -380,11 +380,11 @@ impl Session {
     }
 
     pub(crate) fn begin(&self, path: &str, offset: u64) -> Reply {
-        self.ask(Request::TransferBegin { path: Text::new(path).unwrap(), offset, tls: false }).0
+        self.ask(Request::TransferBegin { path: Text::new(path).unwrap(), offset, tls: None }).0
     }
 
     pub(crate) fn end(&self, transfer: u64, bytes: u64, outcome: &str) -> Reply {
-        self.ask(Request::TransferEnd { transfer, bytes, outcome: Text::new(outcome).unwrap() }).0
+        self.ask(Request::TransferEnd { transfer, bytes, tls: None, outcome: Text::new(outcome).unwrap() }).0
     }
 }
 

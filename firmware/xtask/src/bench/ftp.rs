@@ -12,13 +12,15 @@ use super::{Row, median};
 use crate::access::Access;
 use crate::customer::Customer;
 use crate::local::{Lifetimes, Setup, directory};
-use crate::{host, test, up, workdir};
+use crate::{Usage, host, test, up, workdir};
 use anyhow::{Context, Result, bail};
 use client::Login;
 use keys::site::Role;
 use peers::Peers;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 /// Rounds of everything that is over in seconds; the medians of so many are compared.
@@ -64,12 +66,22 @@ impl Unit {
     }
 }
 
-/// All measurements of ftpd.
-pub(super) fn measure() -> Result<Vec<Row>> {
+/// The measurements of ftpd; `only` these parts, or all of them.
+pub(super) fn measure(only: &[String]) -> Result<Vec<Row>> {
+    let wanted = |part: &str| only.is_empty() || only.iter().any(|name| part.contains(name.as_str()));
+    if !PARTS.iter().any(|(part, _)| wanted(part)) {
+        let parts = PARTS.map(|(part, _)| part).join(", ");
+        return Err(Usage(format!("no part of ftp's measurements is named so; there is: {parts}")).into());
+    }
     host::require(host::LOCAL)?;
     let bins = test::build(true)?;
+    if cfg!(debug_assertions) {
+        // The client is part of what is measured: it hashes what comes, and speaks TLS.
+        let error = Command::new(bins.join("xtask")).args(std::env::args_os().skip(1)).exec();
+        return Err(error).context("the measuring client cannot be run");
+    }
     host::become_root()?;
-    measure::raise_limits()?;
+    measure::raise_limits(IDLE[1])?;
     let dir = directory(&workdir().join("bench"))?;
     let limits = |text: &str| text.parse().with_context(|| format!("{text} is no TOML"));
     let lifetimes = Lifetimes {
@@ -87,7 +99,16 @@ pub(super) fn measure() -> Result<Vec<Row>> {
     let pid = local.daemon(Role::Download, "ftpd").pid();
     let mut targets = vec![Target { name: "ftpd", login, pid }];
     targets.extend(peers.targets());
-    let rows = all(&targets, &tls, &dir);
+    let bench = Bench { targets: &targets, tls, dir: &dir };
+    let parts = PARTS.iter().filter(|(part, _)| wanted(part)).map(|(_, part)| {
+        // What is interrupted later has shown what it found until then.
+        let rows = part(&bench)?;
+        for Row { name, value, unit, peer, peer_value, ratio, .. } in &rows {
+            eprintln!("  {name}: {value:.3} {unit}, {peer} {peer_value:.3}: {ratio:.2}");
+        }
+        Ok(rows)
+    });
+    let rows = parts.collect::<Result<Vec<_>>>().map(|parts| parts.concat());
     drop(peers);
     drop(local);
     fs::remove_dir_all(&dir)?;
@@ -117,7 +138,12 @@ fn path(product: &str) -> String {
     format!("/{product}/1/file")
 }
 
-/// Measures all targets in each round, one after the other; gives the values of each.
+/// What the goals name is measured in each round, the others often enough to be shown beside it.
+fn is_due(target: &Target, round: usize) -> bool {
+    round < FEW_ROUNDS || ["ftpd", "vsftpd", measure::BARE].contains(&target.name)
+}
+
+/// Measures the targets in each round, one after the other; gives the values of each.
 fn rounds(
     targets: &[Target],
     count: usize,
@@ -132,6 +158,9 @@ fn rounds(
             crate::interrupt::check()?;
             let index = (place + round) % targets.len();
             let target = &targets[index];
+            if !is_due(target, round) {
+                continue;
+            }
             values[index].push(one(target).with_context(|| format!("{what}: {}", target.name))?);
         }
     }
@@ -144,7 +173,7 @@ fn rows(targets: &[Target], names: &[(String, Unit)], values: &[Vec<Vec<f64>>]) 
     for (place, (name, unit)) in names.iter().enumerate() {
         let medians: Vec<f64> =
             values.iter().map(|rounds| median(&mut rounds.iter().map(|r| r[place]).collect::<Vec<_>>())).collect();
-        for (target, peer_value) in targets.iter().zip(&medians).skip(1) {
+        for ((target, peer_value), rounds) in targets.iter().zip(&medians).zip(values).skip(1) {
             rows.push(Row {
                 name: name.clone(),
                 value: medians[0],
@@ -152,61 +181,107 @@ fn rows(targets: &[Target], names: &[(String, Unit)], values: &[Vec<Vec<f64>>]) 
                 peer: target.name.to_owned(),
                 peer_value: *peer_value,
                 ratio: medians[0] / peer_value,
-                n: values[0].len(),
+                n: rounds.len(),
             });
         }
     }
     rows
 }
 
-fn all(targets: &[Target], tls: &Arc<rustls::ClientConfig>, dir: &Path) -> Result<Vec<Row>> {
-    let gb = Unit::PerSecond("GB/s");
-    let per_gib = Unit::Cost("s/GiB");
-    let mut out = Vec::new();
+/// What is measured, in the order of the table; the names are those of `--only`.
+const PARTS: [(&str, Part); 8] = [
+    ("sink", sink),
+    ("curl", curl),
+    ("ftps", ftps),
+    ("logins", logins),
+    ("replies", replies),
+    ("idle", idle),
+    ("streams", streams),
+    ("crowd", crowd),
+];
 
-    let bare = measure::bare_sendfile(&dir.join("public/large/1/file"))?;
-    let with_bare: Vec<Target> = targets.iter().cloned().chain([bare]).collect();
-    let values =
-        rounds(&with_bare, ROUNDS, "one stream into a sink", |t| measure::sink(t, &path("large"), LARGE, None))?;
-    let names = [("ftp sink".to_owned(), gb), ("ftp sink CPU".to_owned(), per_gib)];
-    out.extend(rows(&with_bare, &names, &values));
+type Part = fn(&Bench<'_>) -> Result<Vec<Row>>;
 
-    let values = rounds(targets, ROUNDS, "one stream to curl", |t| measure::curl(t, &path("large"), None))?;
-    out.extend(rows(targets, &[("ftp curl".to_owned(), gb)], &values));
+/// What there is to measure with.
+struct Bench<'a> {
+    targets: &'a [Target],
+    tls: Arc<rustls::ClientConfig>,
+    dir: &'a Path,
+}
 
-    let private = &targets[..2];
-    let values =
-        rounds(private, ROUNDS, "ftps into a sink", |t| measure::sink(t, &path("large"), LARGE, Some(tls.clone())))?;
-    let names = [("ftps sink".to_owned(), gb), ("ftps sink CPU".to_owned(), per_gib)];
-    out.extend(rows(private, &names, &values));
-    let ca = dir.join("site/ca.pem");
-    let values = rounds(private, ROUNDS, "ftps to curl", |t| measure::curl(t, &path("large"), Some(&ca)))?;
-    out.extend(rows(private, &[("ftps curl".to_owned(), gb)], &values));
+const GB: Unit = Unit::PerSecond("GB/s");
+const PER_GIB: Unit = Unit::Cost("s/GiB");
+const MICROS: Unit = Unit::Cost("us");
+const KIB: Unit = Unit::Cost("KiB");
 
-    let values = rounds(targets, ROUNDS, "logins", measure::logins)?;
-    out.extend(rows(targets, &[("ftp logins".to_owned(), Unit::PerSecond("1/s"))], &values));
+impl Bench<'_> {
+    /// Ours and vsftpd, which is what the goals name.
+    fn pair(&self) -> &[Target] {
+        &self.targets[..2]
+    }
+}
 
-    let values =
-        rounds(targets, ROUNDS, "replies and small files", |t| measure::replies(t, "/small/1", &path("small")))?;
-    let micros = Unit::Cost("us");
-    let names = ["NOOP", "SIZE", "CWD", "small file"].map(|name| (format!("ftp {name}"), micros));
-    out.extend(rows(targets, &names, &values));
+fn named<const N: usize>(names: [(&str, Unit); N]) -> Vec<(String, Unit)> {
+    names.map(|(name, unit)| (name.to_owned(), unit)).to_vec()
+}
 
-    let values = rounds(targets, FEW_ROUNDS, "idle sessions", |t| measure::idle(t, IDLE[0]))?;
-    out.extend(rows(targets, &[(format!("ftp PSS, {} idle", IDLE[0]), Unit::Cost("KiB"))], &values));
+fn sink(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let bare = measure::bare_sendfile(&bench.dir.join("public/large/1/file"))?;
+    let targets: Vec<Target> = bench.targets.iter().cloned().chain([bare]).collect();
+    let values = rounds(&targets, ROUNDS, "one stream into a sink", |t| measure::sink(t, &path("large"), LARGE, None))?;
+    let mut all = rows(&targets, &named([("ftp sink", GB), ("ftp sink CPU", PER_GIB)]), &values);
+    // The bare loop runs in the process of its client, whose time would be counted too.
+    all.retain(|row| row.peer != measure::BARE || row.name != "ftp sink CPU");
+    Ok(all)
+}
 
-    let sum = client::sum_of(&dir.join("public/medium/1/file"))?;
-    let values = rounds(private, FEW_ROUNDS, "streams at once", |t| {
-        measure::streams(t, &path("medium"), MEDIUM, STREAMS, &sum)
-    })?;
-    let names = [(format!("ftp {STREAMS} streams"), gb), ("ftp slowest / median".to_owned(), Unit::PerSecond("ratio"))];
-    out.extend(rows(private, &names, &values));
+fn curl(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let values = rounds(bench.targets, ROUNDS, "one stream to curl", |t| measure::curl(t, &path("large"), None))?;
+    Ok(rows(bench.targets, &named([("ftp curl", GB)]), &values))
+}
 
-    let values = rounds(private, 1, "many idle sessions", |t| measure::crowd(t, IDLE[1]))?;
+fn ftps(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let pair = bench.pair();
+    let sink = |t: &Target| measure::sink(t, &path("large"), LARGE, Some(bench.tls.clone()));
+    let values = rounds(pair, ROUNDS, "ftps into a sink", sink)?;
+    let mut all = rows(pair, &named([("ftps sink", GB), ("ftps sink CPU", PER_GIB)]), &values);
+    let ca = bench.dir.join("site/ca.pem");
+    let values = rounds(pair, ROUNDS, "ftps to curl", |t| measure::curl(t, &path("large"), Some(&ca)))?;
+    all.extend(rows(pair, &named([("ftps curl", GB)]), &values));
+    Ok(all)
+}
+
+fn logins(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let values = rounds(bench.targets, ROUNDS, "logins", measure::logins)?;
+    Ok(rows(bench.targets, &named([("ftp logins", Unit::PerSecond("1/s"))]), &values))
+}
+
+fn replies(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let one = |t: &Target| measure::replies(t, "/small/1", &path("small"));
+    let values = rounds(bench.targets, ROUNDS, "replies and small files", one)?;
+    let names = [("ftp NOOP", MICROS), ("ftp SIZE", MICROS), ("ftp CWD", MICROS), ("ftp small file", MICROS)];
+    Ok(rows(bench.targets, &named(names), &values))
+}
+
+fn idle(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let values = rounds(bench.targets, FEW_ROUNDS, "idle sessions", |t| measure::idle(t, IDLE[0]))?;
+    Ok(rows(bench.targets, &[(format!("ftp PSS, {} idle", IDLE[0]), KIB)], &values))
+}
+
+fn streams(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let sum = client::sum_of(&bench.dir.join("public/medium/1/file"))?;
+    let one = |t: &Target| measure::streams(t, &path("medium"), MEDIUM, STREAMS, &sum);
+    let values = rounds(bench.pair(), FEW_ROUNDS, "streams at once", one)?;
+    let names = [(format!("ftp {STREAMS} streams"), GB), ("ftp median / slowest".to_owned(), Unit::PerSecond("ratio"))];
+    Ok(rows(bench.pair(), &names, &values))
+}
+
+fn crowd(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let values = rounds(bench.pair(), 1, "many idle sessions", |t| measure::crowd(t, IDLE[1]))?;
     let names = [
-        (format!("ftp PSS, {} idle", IDLE[1]), Unit::Cost("KiB")),
-        ("ftp login beside them".to_owned(), Unit::Cost("us")),
+        (format!("ftp PSS, {} idle", IDLE[1]), KIB),
+        (format!("ftp memory, {} idle", IDLE[1]), KIB),
+        ("ftp login beside them".to_owned(), MICROS),
     ];
-    out.extend(rows(private, &names, &values));
-    Ok(out)
+    Ok(rows(bench.pair(), &names, &values))
 }

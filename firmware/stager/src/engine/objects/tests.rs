@@ -152,7 +152,7 @@ fn the_last_of_the_space_is_the_ledgers() {
     };
     refused(Work::Stage { request: [2; 16].into(), grant: grant(2, Standing) });
     let (access, path) = (crate::engine::Access::Ticket(lease), "/grüße 1.iso".to_owned());
-    refused(Work::Begin(crate::engine::Begin { access, path, offset: 0, tls: false, address: "::1".into() }));
+    refused(Work::Begin(crate::engine::Begin { access, path, offset: 0, tls: None, address: "::1".into() }));
     // What makes room, and what must not be lost, goes on.
     engine.ask_blocking(Work::Note(Event::new(NOW, AuditEvent::Admin))).unwrap();
     engine.ask_blocking(Work::Revoke { lease, by: "operator:eve".into() }).unwrap();

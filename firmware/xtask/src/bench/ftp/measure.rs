@@ -4,7 +4,7 @@ use super::Target;
 use super::client::{Client, Login};
 use super::median;
 use anyhow::{Context, Result, ensure};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::sendfile::sendfile;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -26,9 +26,15 @@ const REPLIES: usize = 200;
 /// Small files in one round.
 const FILES: usize = 100;
 
-/// Thousands of sessions need as many descriptors.
-pub(super) fn raise_limits() -> Result<()> {
-    setrlimit(Resource::RLIMIT_NOFILE, 65_536, 65_536).context("the limit of open files cannot be raised")
+/// Descriptors that stagerd needs for each session: its socket twice, and its counter.
+const FOR_EACH: u64 = 3;
+
+/// So many sessions need as many descriptors, also in the daemons, which inherit the limit.
+pub(super) fn raise_limits(sessions: usize) -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("there is no limit of open files")?;
+    let need = FOR_EACH * sessions as u64 + 1000;
+    ensure!(most >= need, "{need} open files are needed, and the hard limit is {most}");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("the limit of open files cannot be raised")
 }
 
 /// The processes of a server.
@@ -157,13 +163,22 @@ pub(super) fn idle(target: &Target, count: usize) -> Result<Vec<f64>> {
     Ok(vec![value])
 }
 
-/// The same with a crowd: KiB for each, and microseconds for one more login beside them. All are asked whether they live.
+/// KiB of memory that are left for something new, on the whole machine.
+fn available() -> Result<f64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("no MemAvailable")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// The same with a crowd: KiB for each, KiB that the machine has less with what its kernel and others keep for each, both ends of
+/// its connection included, and microseconds for one more login beside them. All are asked whether they live.
 pub(super) fn crowd(target: &Target, count: usize) -> Result<Vec<f64>> {
-    let (alone, before) = (processes(target.pid).len(), pss(target.pid));
+    let (alone, before, machine) = (processes(target.pid).len(), pss(target.pid), available()?);
     let mut clients = Vec::with_capacity(count);
     for number in 0..count {
         clients.push(Client::login(&target.login).with_context(|| format!("session {number}"))?);
     }
+    let machine = (machine - available()?) / count as f64;
     let memory = (pss(target.pid) - before) / count as f64;
     let mut times = Vec::new();
     for _ in 0..20 {
@@ -174,7 +189,7 @@ pub(super) fn crowd(target: &Target, count: usize) -> Result<Vec<f64>> {
     clients.iter_mut().try_for_each(|client| client.ask("NOOP", 200).map(drop))?;
     drop(clients);
     wait_until_alone(target, alone)?;
-    Ok(vec![memory, median(&mut times)])
+    Ok(vec![memory, machine, median(&mut times)])
 }
 
 /// GB/s of so many streams at once, every hash right, and how the slowest compares with the one in the middle.
@@ -202,6 +217,9 @@ pub(super) fn streams(target: &Target, path: &str, size: u64, count: usize, sum:
     Ok(vec![size as f64 * count as f64 / total / 1e9, middle / slowest])
 }
 
+/// The name of [`bare_sendfile`].
+pub(super) const BARE: &str = "sendfile";
+
 /// A server of one line per command that only sends the file, with as little as can be: what is possible here.
 pub(super) fn bare_sendfile(file: &Path) -> Result<Target> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -213,7 +231,7 @@ pub(super) fn bare_sendfile(file: &Path) -> Result<Target> {
         }
     });
     let login = Login { address, user: "x".into(), password: "x".into(), tls: None };
-    Ok(Target { name: "sendfile", login, pid: std::process::id() })
+    Ok(Target { name: BARE, login, pid: std::process::id() })
 }
 
 fn serve_bare(control: &TcpStream, file: &Path) -> Result<()> {
