@@ -23,7 +23,7 @@ mod update;
 
 use crate::setup;
 use crate::state::mount;
-use crate::storage::{apply, change, scrub};
+use crate::storage::{apply, change, scrub, told};
 use crate::update::esp;
 use clap::{Parser, Subcommand};
 use keys::site::Role;
@@ -112,10 +112,10 @@ pub fn main() -> ExitCode {
         Command::Console => once(crate::console::run),
         Command::Esp { command: EspCommand::Mount } => once(|| Ok(esp::attach()?)),
         Command::Esp { command: EspCommand::Umount } => once(|| Ok(esp::detach()?)),
-        Command::StorageChange => once(|| Ok(change::run()?)),
+        Command::StorageChange => once(|| Ok(told(change::run())?)),
         Command::Scrub { pause: true, .. } => once(|| Ok(scrub::pause()?)),
         Command::Scrub { now, .. } => once(|| Ok(scrub::run(now)?)),
-        Command::Storage => once(|| Ok(apply::run(role()?)?)),
+        Command::Storage => once(|| Ok(told(apply::run(role()?))?)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -76,6 +76,17 @@ pub enum StorageError {
     Random(#[from] getrandom::Error),
 }
 
+/// Where a unit of ours leaves word of why it failed: who started it only learns an exit status otherwise.
+pub(crate) const FAILED: &str = "/run/ffs/admind/storage-failed";
+
+/// Leaves that word, if there is something to say.
+pub(crate) fn told(done: Result<(), StorageError>) -> Result<(), StorageError> {
+    if let Err(error) = &done {
+        let _ = std::fs::write(FAILED, daemon::report(error)); // it is in the journal as well
+    }
+    done
+}
+
 pub(crate) fn io_error(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> StorageError {
     let path = path.into();
     move |source| StorageError::Io { path, source }

@@ -11,7 +11,7 @@ use crate::storage::health::{self, Health};
 use crate::storage::plan::{Content, Inventory, Plan, Refusal};
 use crate::storage::record::{self, ORDER, Order, Progress, RECORD, Record};
 use crate::storage::superblock::Uuid;
-use crate::storage::{inventory, plan};
+use crate::storage::{FAILED, inventory, plan};
 use crate::tools;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -40,6 +40,15 @@ fn systemctl(arguments: &[&str]) -> Result<(), Refused> {
     tools::run(&systemctl, arguments, b"").map(|_| ()).map_err(unavailable)
 }
 
+/// Has a unit carry an order out; where it fails, says why.
+fn carried_out(arguments: &[&str]) -> Result<(), Refused> {
+    let _ = std::fs::remove_file(FAILED); // of an earlier one
+    systemctl(arguments).map_err(|refused| match std::fs::read_to_string(FAILED) {
+        Ok(why) => Refused(refused.0, why),
+        Err(_) => refused,
+    })
+}
+
 fn invalid(why: &Refusal) -> Refused {
     Refused(Fault::Invalid, why.to_string())
 }
@@ -59,7 +68,7 @@ pub(super) fn create(order: &Order) -> Answer {
         Err(why) => return Err(invalid(&why)),
     }
     record::save(Path::new(ORDER), order).map_err(unavailable)?;
-    systemctl(&["restart", STORAGE])?;
+    carried_out(&["restart", STORAGE])?;
     // What could not start without the disks does now; nobody has to wait for it.
     systemctl(&["start", "--no-block", ALL])?;
     Ok(Reply::Done {})
@@ -72,7 +81,7 @@ pub(super) fn change(change: &Change) -> Answer {
     let inventory = inventory::take(true).map_err(unavailable)?;
     change::steps(&running, &inventory, change).map_err(|why| invalid(&why))?;
     record::save(Path::new(change::ORDER), change).map_err(unavailable)?;
-    systemctl(&["start", CHANGE])?;
+    carried_out(&["start", CHANGE])?;
     Ok(Reply::Done {})
 }
 
