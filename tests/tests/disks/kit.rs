@@ -100,8 +100,10 @@ impl Lab {
     /// There is room for two disks more.
     pub(crate) fn with_level(level: &str, disks: usize, bus: Bus) -> Self {
         let mut lab = Self::boot(volatile(Bays { count: disks + 2, filled: 1, bus, ..Bays::default() }));
-        // One disk is too little: the machine waits for an operator.
-        lab.eventually("an answer about the disks", |lab| lab.storage().is_some_and(|s| s.disk("data0").is_some()));
+        // One disk is too little: the machine waits for an operator. Before it has given up, it would take a second one.
+        lab.eventually("a machine that waits for an operator", |lab| {
+            lab.check_named("units").is_some_and(|said| said.contains("ffs-storage.service"))
+        });
         for n in 1..disks {
             lab.plug(&format!("data{n}"));
         }

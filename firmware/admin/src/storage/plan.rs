@@ -227,6 +227,8 @@ pub(crate) fn plan(
             Err(Refusal::Order("this machine had an array; name the disks for a new one".into()))
         }
         (_, Some(order)) if order.adopt => adopt(inventory, waited),
+        // What is on disks is only known once they have had their time.
+        (_, Some(_)) if !waited => Ok(Plan::Wait),
         (_, Some(order)) => ordered(inventory, order, fresh),
         (None, None) => first(inventory, waited, fresh),
     }

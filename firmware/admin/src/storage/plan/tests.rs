@@ -178,6 +178,9 @@ fn orders() {
     for wrong in [&["a", "x"][..], &["a", "y"], &["a", "nowhere"], &["a"], &["a", "a"]] {
         assert!(carry(&order(None, wrong)).is_err(), "{wrong:?}");
     }
+    // Before disks have been looked at nothing is known of them.
+    let named = order(None, &["x", "y"]);
+    assert_eq!(plan(&disks, None, Some(&named), false, FRESH), Ok(Plan::Wait));
     // A machine whose array is lost for good gets a new one only of named disks.
     let ready = record(Progress::Ready);
     assert!(matches!(plan(&disks, Some(&ready), Some(&order(None, &[])), true, FRESH), Err(Refusal::Order(_))));
