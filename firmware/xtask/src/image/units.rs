@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Where units are.
 const DIR: &str = "/usr/lib/systemd/system/";
 /// What is started by nobody else's words: by systemd at the start, by signals and keys, by generators, and by our own programs.
-const ROOTS: [&str; 11] = [
+const ROOTS: [&str; 12] = [
     "default.target",
     "ctrl-alt-del.target",
     "ffs-scrub-now.service",
     "ffs-storage-change.service",
+    "ffs-storage.service",
     "final.target",
     "halt.target",
     "poweroff.target",
