@@ -52,8 +52,8 @@ fn refused(vms: &mut Vms, disk: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 }
 
 #[test]
-#[ignore = "vm: boots the images"]
-fn vm_secure_boot_starts_what_is_signed_and_nothing_else() {
+#[ignore = "long: boots images under OVMF"]
+fn long_firmware_secure_boot_starts_what_is_signed_and_nothing_else() {
     let update = image::build_variant(Role::Web, Variant { version: NEW.into(), files: Vec::new() }).unwrap();
     let dir: PathBuf = temporary().unwrap();
     let test = std::env::current_exe().unwrap();
