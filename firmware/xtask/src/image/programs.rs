@@ -147,7 +147,8 @@ mod tests {
         assert!(names.left(b"/home/x/.cargoes").is_empty());
         assert_eq!(names.left(b"...\0/home/x/.cargo/registry/src\0"), [Path::new("/home/x/.cargo")]);
         let path = Path::new;
-        let built = Names::of(path("/home/x/.cargo"), path("/opt/rust"), "c0ffee", path("/build"), path("/build/target"));
+        let built =
+            Names::of(path("/home/x/.cargo"), path("/opt/rust"), "c0ffee", path("/build"), path("/build/target"));
         assert!(built.left(b"/build/deps/x.rs").is_empty());
     }
 }
