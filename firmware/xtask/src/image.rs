@@ -309,7 +309,7 @@ fn build(roles: &[Role], options: &Options, wanted: &[String]) -> Result<()> {
     lock.lock()?;
     let packages = step("packages", || packages::provide(&data(), &cache, options.locking))?;
     let base = base(packages, options, wanted, &cache)?;
-    let programs = step("programs", || programs::build(roles, &cache))?;
+    let programs = step("programs", || programs::build(&cache))?;
     let keys = Keys { release: Signer::open()?, boot: secureboot::Key::open()? };
     for role in roles {
         step(&format!("image {}", role.as_str()), || role::build(*role, options, &base, &programs, &keys, &cache))?;

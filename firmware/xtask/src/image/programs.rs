@@ -77,9 +77,10 @@ pub(super) fn rustc() -> Result<String> {
     said(&["--version"])
 }
 
-/// Builds the daemons of these roles; where each is, without symbols.
-pub(super) fn build(roles: &[Role], cache: &Path) -> Result<BTreeMap<&'static str, PathBuf>> {
-    let mut all: Vec<_> = roles.iter().flat_map(|role| daemons(*role)).collect();
+/// Builds the daemons of all roles; where each is, without symbols. With fewer of them, cargo would choose fewer features of what they
+/// share, and a role's image would depend on which others are built with it.
+pub(super) fn build(cache: &Path) -> Result<BTreeMap<&'static str, PathBuf>> {
+    let mut all: Vec<_> = Role::ALL.iter().flat_map(|role| daemons(*role)).collect();
     all.sort_unstable();
     all.dedup();
     let target = workdir().join("build");
