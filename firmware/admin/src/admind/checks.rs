@@ -146,10 +146,12 @@ fn describe(array: Option<&Array>, free: Option<&str>) -> (bool, String) {
         words.push(format!("{errors} read errors corrected"));
     }
     words.push(free.map_or("not mounted".into(), str::to_owned));
-    let advice = match (a.missing > 0, &*a.action) {
+    // md says "recover" also while it only looks for something to recover onto, so the members decide.
+    let spare = a.members.iter().any(|m| m.state.split(',').any(|flag| flag == "spare"));
+    let advice = match (a.missing > 0, spare) {
         (false, _) => "",
-        (true, "recover") => "; all of it is served, and what is missing is being made up for",
-        (true, _) => {
+        (true, true) => "; all of it is served, and what is missing is being made up for",
+        (true, false) => {
             "; all of it is served, but a further disk that goes may take data with it: put a disk in, then \
              `ffsctl storage add-spare`"
         }
@@ -190,9 +192,14 @@ mod tests {
         assert!(watchdog(Path::new("/nonexistent")).0);
     }
 
-    #[test]
-    fn arrays_in_words() {
-        let whole = Array {
+    fn array(disks: &[(&str, &str)]) -> Array {
+        let member = |&(disk, state): &(&str, &str)| Member {
+            disk: disk.into(),
+            state: state.into(),
+            slot: Some(0),
+            errors: 0,
+        };
+        Array {
             array: Uuid([1; 16]),
             level: "raid10".into(),
             state: "clean".into(),
@@ -202,17 +209,25 @@ mod tests {
             mismatches: 0,
             action: "idle".into(),
             done: None,
-            members: vec![],
-        };
+            members: disks.iter().map(member).collect(),
+        }
+    }
+
+    #[test]
+    fn arrays_in_words() {
+        let whole = array(&[]);
         let free = Some("900 of 1000 MiB free");
         let (healthy, words) = describe(Some(&whole), free);
         assert!(healthy);
         assert_eq!(words, "raid10, clean, 4 of 4 members, 900 of 1000 MiB free");
-        let rebuilt = Array { missing: 1, action: "recover".into(), done: Some(42), ..whole.clone() };
+        let short = Array { missing: 1, action: "recover".into(), done: Some(42), ..whole.clone() };
+        let rebuilt = Array { members: array(&[("vda", "in_sync"), ("vdb", "spare")]).members, ..short.clone() };
         let (healthy, words) = describe(Some(&rebuilt), free);
         assert!(!healthy, "somebody should know");
         let said = "raid10, clean, 3 of 4 members, DEGRADED, recover 42 %, 900 of 1000 MiB free; all of it is served";
-        assert!(words.starts_with(said), "{words}");
+        assert!(words.starts_with(said) && words.ends_with("is being made up for"), "{words}");
+        let faulty = Array { members: array(&[("vda", "in_sync"), ("vdb", "faulty")]).members, ..short };
+        assert!(describe(Some(&faulty), free).1.contains("add-spare"), "md looks for a disk and there is none");
         let alone = Array { missing: 1, ..whole.clone() };
         assert!(describe(Some(&alone), free).1.ends_with("put a disk in, then `ffsctl storage add-spare`"));
         assert!(!describe(Some(&whole), None).0 && !describe(None, free).0);
@@ -221,19 +236,7 @@ mod tests {
 
     #[test]
     fn a_member_that_says_that_it_fails() {
-        let member = |disk: &str| Member { disk: disk.into(), state: "in_sync".into(), slot: Some(0), errors: 0 };
-        let array = Array {
-            array: Uuid([1; 16]),
-            level: "raid1".into(),
-            state: "clean".into(),
-            whole: 2,
-            missing: 0,
-            component: 0,
-            mismatches: 0,
-            action: "idle".into(),
-            done: None,
-            members: vec![member("sda"), member("sdb")],
-        };
+        let array = array(&[("sda", "in_sync"), ("sdb", "in_sync")]);
         let says = |disk: &str, failing| (disk.to_owned(), Health { failing, said: String::new() });
         let health = [says("sda", false), says("sdb", true), says("sdz", true)].into();
         assert_eq!(failing(Some(&array), &health).collect::<Vec<_>>(), ["sdb"], "others are not its business");
