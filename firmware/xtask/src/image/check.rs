@@ -1,6 +1,6 @@
 //! What an image must and must not hold, checked on the built archive, not on what it was meant to be.
 
-use super::modules::{self, normal};
+use super::modules::{self, is_module, normal};
 use super::tree::{Content, Node, Tree};
 use super::whitelist::libraries;
 use anyhow::{Context, Result, ensure};
@@ -8,7 +8,7 @@ use memchr::memmem;
 use std::collections::BTreeSet;
 
 /// Most bytes of all files together: unpacked they take memory for good, and must fit half of the smallest machine's.
-pub(crate) const UNPACKED: u64 = 224 << 20;
+pub(crate) const UNPACKED: u64 = 80 << 20;
 /// Most bytes of a UKI.
 pub(crate) const UKI: u64 = 48 << 20;
 
@@ -112,8 +112,8 @@ fn file(tree: &Tree, path: &str, bytes: &[u8], debug: bool, wrong: &mut Vec<Stri
     if memmem::find(bytes, b"PRIVATE KEY-----\nM").is_some() {
         wrong.push(format!("{path} holds a private key"));
     }
-    if path.ends_with(".ko") {
-        if !bytes.ends_with(b"~Module signature appended~\n") {
+    if is_module(path) {
+        if !modules::unpack(bytes).with_context(|| path.to_owned())?.ends_with(b"~Module signature appended~\n") {
             wrong.push(format!("{path} is not signed"));
         }
         return Ok(());
@@ -168,9 +168,9 @@ fn kernel(tree: &Tree, wanted: &[String]) -> Result<Vec<String>> {
     let (mut names, mut wrong) = (BTreeSet::new(), Vec::new());
     for (path, node) in tree.iter() {
         let Node::File { content: Content::Bytes(bytes), .. } = node else { continue };
-        if path.ends_with(".ko") {
+        if is_module(path) {
             names.insert(normal(path));
-            for name in modules::firmware(bytes)? {
+            for name in modules::firmware(&modules::unpack(bytes)?)? {
                 if tree.resolve(&format!("/usr/lib/firmware/{name}")).is_none() {
                     wrong.push(format!("{path} needs the firmware {name}, which is not there"));
                 }
@@ -210,10 +210,13 @@ mod tests {
             ("/etc/x", "-----BEGIN PRIVATE KEY-----\nMIGH"),
             ("/etc/web-database.bag", "x"),
             ("/state/site/machine", "x"),
-            ("/usr/lib/modules/1/x.ko", "unsigned"),
+            ("/usr/lib/modules/1/x.ko.zst", "no module"),
         ] {
             assert!(contents(&tree(&[bad]), &[], false).is_err() || !wrong(&[bad]).is_empty(), "{bad:?}");
         }
+        let mut unsigned = Tree::default();
+        unsigned.text("/usr/lib/modules/1/x.ko.zst", zstd::bulk::compress(b"unsigned", 1).unwrap()).unwrap();
+        assert_eq!(contents(&unsigned, &[], false).unwrap(), ["/usr/lib/modules/1/x.ko.zst is not signed"]);
         assert!(contents(&tree(&[("/usr/bin/bash", "x")]), &[], true).unwrap().is_empty());
         assert!(wrong(&[("/usr/bin/shutdown", "x"), ("/usr/lib/libssh.so", "x")]).is_empty());
     }

@@ -18,8 +18,8 @@ const EXCEPTIONS: [(&str, f64); 7] = [
     ("ffs-health.service", 4.0),
     ("ffs-readonly.service", 4.0),
     ("ffs-state.service", 4.0),
-    ("ffs-storage-change.service", 4.1),
-    ("ffs-storage.service", 4.1),
+    ("ffs-storage-change.service", 4.0),
+    ("ffs-storage.service", 4.0),
     ("ftpd.service", 2.5),
 ];
 /// What systemd-analyze reads of a system.

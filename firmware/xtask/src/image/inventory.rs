@@ -1,5 +1,6 @@
 //! What is in an image and why: `contents.txt`, and what it must not have too much of.
 
+use super::modules;
 use super::tree::{Node, Tree};
 use super::units;
 use super::whitelist;
@@ -13,7 +14,7 @@ pub(super) const MOST: usize = 120;
 const BUDGETS: [(&str, u64); 4] = [
     ("programs and libraries of Debian", 32 << 20),
     ("our daemons", 32 << 20),
-    ("kernel modules", 48 << 20),
+    ("kernel modules", 16 << 20),
     ("firmware of devices", 8 << 20),
 ];
 
@@ -58,7 +59,7 @@ fn parts(tree: &Tree) -> Result<Vec<Part>> {
     for (path, node) in tree.iter() {
         let Node::File { content, .. } = node else { continue };
         let bytes =
-            if path.starts_with("/usr/lib/firmware/") || path.ends_with(".ko") { continue } else { content.read()? };
+            if path.starts_with("/usr/lib/firmware/") || modules::is_module(path) { continue } else { content.read()? };
         if bytes.starts_with(b"\x7fELF") {
             let needs = whitelist::libraries(&bytes).with_context(|| path.to_owned())?;
             parts.push(Part { path: path.to_owned(), size: bytes.len(), needs });
@@ -93,7 +94,7 @@ fn reasons<'a>(parts: &'a [Part], reasons: &Reasons) -> Vec<(&'a Part, Result<St
 
 /// What a file counts as in the table of space.
 fn place(path: &str, elf: bool, ours: &[&str]) -> &'static str {
-    if path.ends_with(".ko") {
+    if modules::is_module(path) {
         "kernel modules"
     } else if path.starts_with("/usr/lib/modules/") {
         "index of the modules"
@@ -253,13 +254,13 @@ mod tests {
     #[test]
     fn what_takes_the_space() {
         let mut tree = Tree::default();
-        tree.text("/usr/lib/modules/1/x.ko", "123").unwrap();
+        tree.text("/usr/lib/modules/1/x.ko.zst", "123").unwrap();
         tree.text("/usr/lib/firmware/x", "12").unwrap();
         tree.text("/etc/x", "1").unwrap();
         let space = space(&tree, &[]).unwrap();
         assert_eq!((space["kernel modules"], space["firmware of devices"]), ((1, 3), (1, 2)));
         let text = text("T", &tree, &Reasons::parse("").unwrap(), &[], &[("T.efi".into(), 2048)]).unwrap();
-        assert!(text.contains("2 KiB  T.efi") && text.contains("kernel modules (1 files, of 49152 KiB)"), "{text}");
+        assert!(text.contains("2 KiB  T.efi") && text.contains("kernel modules (1 files, of 16384 KiB)"), "{text}");
         for (what, most) in BUDGETS {
             let taken = |bytes| too_large(&Space::from([(what, (1, bytes))])).len();
             assert_eq!((taken(most), taken(most + 1)), (0, 1), "{what}");

@@ -1,6 +1,7 @@
 //! Kernel modules: those of `image/modules`, what they depend on, their firmware, and the index that kmod looks into.
 //!
-//! Modules are kept unpacked: the archive around them is compressed, and better so.
+//! Each module is compressed for itself: nearly all of them are for hardware that a machine does not have, and stay in its memory all the
+//! same. kmod unpacks the few that are loaded.
 
 use super::tree::{Node, Tree};
 use super::whitelist::Index;
@@ -21,6 +22,21 @@ const INDEX: [&str; 8] = [
     "modules.softdep",
     "modules.symbols.bin",
 ];
+
+/// How the names of modules in the image end.
+const PACKED: &str = ".ko.zst";
+/// They are packed once and cached, and stay in the memory of every machine.
+const LEVEL: i32 = 19;
+
+/// Whether this is a module of the image.
+pub(crate) fn is_module(path: &str) -> bool {
+    path.ends_with(PACKED)
+}
+
+/// A module as the kernel gets it.
+pub(crate) fn unpack(packed: &[u8]) -> Result<Vec<u8>> {
+    zstd::decode_all(packed).context("it is not compressed by zstd")
+}
 
 /// Module names: dashes and underscores are the same.
 pub(crate) fn normal(name: &str) -> String {
@@ -97,7 +113,7 @@ impl Modules {
         if let Some(name) = wanted.iter().find(|n| !files.contains_key(*n) && !builtin.contains(*n)) {
             bail!("the kernel {release} has no module {name}, which image/modules names");
         }
-        let key = super::hash(format!("1 {kernel_hash} {}", wanted.join(" ")).as_bytes());
+        let key = super::hash(format!("2 {kernel_hash} {}", wanted.join(" ")).as_bytes());
         let dir = cache.join("modules").join(&key[..16]);
         if !dir.is_dir() {
             let partial = dir.with_extension("partial");
@@ -119,7 +135,7 @@ impl Modules {
         let mut only = Tree::default();
         all.overlay(&top)?;
         for (path, node) in all.iter() {
-            if path.ends_with(".ko") || INDEX.iter().any(|name| path.strip_prefix('/') == Some(name)) {
+            if is_module(path) || INDEX.iter().any(|name| path.strip_prefix('/') == Some(name)) {
                 only.add(&format!("/usr/lib/modules/{}{path}", self.release), node.clone())?;
             }
         }
@@ -139,7 +155,7 @@ impl Modules {
     }
 }
 
-/// Copies the wanted modules and what they need, unpacked.
+/// Copies the wanted modules and what they need.
 fn select(wanted: &[String], files: &BTreeMap<String, PathBuf>, from: &Path, to: &Path) -> Result<()> {
     let (mut names, mut firmware) = (BTreeSet::new(), BTreeSet::new());
     let mut todo: Vec<String> = wanted.to_vec();
@@ -160,10 +176,11 @@ fn select(wanted: &[String], files: &BTreeMap<String, PathBuf>, from: &Path, to:
         };
         todo.extend(needs(&modinfo(&bytes).with_context(|| path.display().to_string())?));
         firmware.extend(self::firmware(&bytes)?);
-        let target = to.join(path.strip_prefix(from)?).with_extension("");
-        let target = if target.extension().is_some() { target } else { target.with_extension("ko") };
+        let below = path.strip_prefix(from)?.to_str().context("a module's path is not UTF-8")?;
+        let target = to.join(format!("{}{PACKED}", below.trim_end_matches(".xz").trim_end_matches(".ko")));
         fs::create_dir_all(target.parent().context("a module without a folder")?)?;
-        fs::write(target, bytes)?;
+        // kmod wants to know beforehand how long it gets, which this writes.
+        fs::write(target, zstd::bulk::compress(&bytes, LEVEL)?)?;
     }
     for name in ["modules.builtin", "modules.builtin.modinfo", "modules.order"] {
         fs::copy(from.join(name), to.join(name)).with_context(|| name.to_owned())?;

@@ -1,5 +1,6 @@
 //! `image/whitelist`: what an image takes from the packages, and the libraries that those programs need.
 
+use super::modules::is_module;
 use super::packages::Unpacked;
 use super::tree::{Content, Node, Tree};
 use anyhow::{Context, Result, bail};
@@ -160,7 +161,7 @@ impl Index {
             let mut needed = BTreeMap::new();
             for (path, node) in tree.iter() {
                 let Node::File { content, .. } = node else { continue };
-                if !path.starts_with("/usr/") || path.ends_with(".ko") || !done.insert(path.to_owned()) {
+                if !path.starts_with("/usr/") || is_module(path) || !done.insert(path.to_owned()) {
                     continue;
                 }
                 for name in libraries(&content.read()?).with_context(|| path.to_owned())? {
