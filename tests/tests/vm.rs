@@ -122,6 +122,7 @@ fn at_idle(desk: &Desk) {
         let memory = detail("memory");
         let used: u64 = memory.split(' ').next().unwrap().parse().unwrap();
         assert!((1..=MEMORY).contains(&used), "{}: {memory}", machine["machine"]);
+        eprintln!("{}: {memory}; started in {}", machine["machine"], detail("boot"));
         assert_eq!(detail("watchdog"), "i6300ESB timer, 60 s", "{}", machine["machine"]);
     }
 }

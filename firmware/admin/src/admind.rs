@@ -14,6 +14,7 @@
 //!
 //! `console` and `serve` go on; the others end with 0, or with 1 and a message that says what to do.
 
+mod boot;
 mod checks;
 mod health;
 mod report;

@@ -1,5 +1,6 @@
 //! What a machine says of itself in a status report.
 
+use super::boot;
 use crate::block;
 use crate::setup::STORAGE;
 use crate::storage::array::{self, Array};
@@ -35,7 +36,8 @@ pub(super) fn all(disks: Option<&BTreeMap<String, Health>>) -> Vec<Check> {
     });
     let watchdog = check_of("watchdog", self::watchdog(Path::new(WATCHDOGS)));
     let time = check_of("time", (true, time(Path::new(SYNCHRONISED).exists())));
-    [version, memory(), units(), watchdog, time, disks].into_iter().flatten().collect()
+    let boot = tools::find("systemctl").and_then(|systemctl| check("boot", true, boot::words(&systemctl)?));
+    [version, memory(), units(), watchdog, time, boot, disks].into_iter().flatten().collect()
 }
 
 /// Memory that is in use and cannot be had back, of all there is. What the root file system takes is in it.
@@ -193,12 +195,8 @@ mod tests {
     }
 
     fn array(disks: &[(&str, &str)]) -> Array {
-        let member = |&(disk, state): &(&str, &str)| Member {
-            disk: disk.into(),
-            state: state.into(),
-            slot: Some(0),
-            errors: 0,
-        };
+        let member =
+            |&(disk, state): &(&str, &str)| Member { disk: disk.into(), state: state.into(), slot: Some(0), errors: 0 };
         Array {
             array: Uuid([1; 16]),
             level: "raid10".into(),

@@ -214,9 +214,13 @@ mod tests {
         ] {
             assert!(contents(&tree(&[bad]), &[], false).is_err() || !wrong(&[bad]).is_empty(), "{bad:?}");
         }
-        let mut unsigned = Tree::default();
-        unsigned.text("/usr/lib/modules/1/x.ko.zst", zstd::bulk::compress(b"unsigned", 1).unwrap()).unwrap();
-        assert_eq!(contents(&unsigned, &[], false).unwrap(), ["/usr/lib/modules/1/x.ko.zst is not signed"]);
+        let module = |text: &[u8]| {
+            let mut wrong = Vec::new();
+            let packed = zstd::bulk::compress(text, 1).unwrap();
+            file(&tree(&[]), "/usr/lib/modules/1/x.ko.zst", &packed, false, &mut wrong).unwrap();
+            wrong.len()
+        };
+        assert_eq!((module(b"unsigned"), module(b"code~Module signature appended~\n")), (1, 0));
         assert!(contents(&tree(&[("/usr/bin/bash", "x")]), &[], true).unwrap().is_empty());
         assert!(wrong(&[("/usr/bin/shutdown", "x"), ("/usr/lib/libssh.so", "x")]).is_empty());
     }

@@ -58,8 +58,11 @@ fn parts(tree: &Tree) -> Result<Vec<Part>> {
     let mut parts = Vec::new();
     for (path, node) in tree.iter() {
         let Node::File { content, .. } = node else { continue };
-        let bytes =
-            if path.starts_with("/usr/lib/firmware/") || modules::is_module(path) { continue } else { content.read()? };
+        let bytes = if path.starts_with("/usr/lib/firmware/") || modules::is_module(path) {
+            continue;
+        } else {
+            content.read()?
+        };
         if bytes.starts_with(b"\x7fELF") {
             let needs = whitelist::libraries(&bytes).with_context(|| path.to_owned())?;
             parts.push(Part { path: path.to_owned(), size: bytes.len(), needs });
