@@ -3,7 +3,8 @@
 
 use super::{Top, run, shared, venv, workdir};
 use crate::host::{self, Tool};
-use crate::{image, interrupt, vm};
+use crate::image::{self, Manifest};
+use crate::{interrupt, vm};
 use admin::gpt::{self, Table};
 use anyhow::{Context, Result, bail, ensure};
 use keys::site::Role;
@@ -50,7 +51,7 @@ pub(super) fn boot(top: &Top) -> Result<()> {
         let begin = Instant::now();
         assemble(top, role)?;
         let name = role.as_str();
-        same_disk(&dir(role).join(format!("{name}.img")), &image::dir(role, false).join(format!("{name}.img")))?;
+        same_disk(role)?;
         println!("{:>8.1} s  post-image.sh and genimage made {name}.img", begin.elapsed().as_secs_f64());
     }
     let mut setup = vm::Setup::new(&vm::build_ffsctl()?, &workdir().join("vms"));
@@ -120,15 +121,28 @@ fn table(path: &Path) -> Result<Table> {
     Table::parse(&head).with_context(|| path.display().to_string())
 }
 
-/// Whether two disk images have the same partitions, and the same boot loader and its settings.
-fn same_disk(one: &Path, other: &Path) -> Result<()> {
-    let (a, b) = (table(one)?, table(other)?);
+/// Whether the disk image of a role has the same partitions as ours, and the same boot loader and its settings. Ours is signed for
+/// Secure Boot; what it was before is in its manifest.
+fn same_disk(role: Role) -> Result<()> {
+    let name = format!("{}.img", role.as_str());
+    let (theirs, ours) = (dir(role), image::dir(role, false));
+    let (disk, other) = (theirs.join(&name), ours.join(&name));
+    let (a, b) = (table(&disk)?, table(&other)?);
     if a != b {
-        bail!("the partitions of {} and {} are not the same: {a:?} and {b:?}", one.display(), other.display());
+        bail!("the partitions of {} and {} are not the same: {a:?} and {b:?}", disk.display(), other.display());
     }
-    for file in ["loader/loader.conf", "EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"] {
-        let [a, b] = [one, other].map(|image| on_esp(image, file));
-        ensure!(a? == b?, "{file} is not the same in {} and {}", one.display(), other.display());
+    let settings = "loader/loader.conf";
+    ensure!(
+        on_esp(&disk, settings)? == on_esp(&other, settings)?,
+        "{settings} is not the same in {} and {}",
+        disk.display(),
+        other.display()
+    );
+    let manifest: Manifest = serde_json::from_slice(&fs::read(ours.join("manifest.json"))?)?;
+    let loader = manifest.unsigned.get("systemd-bootx64.efi").context("the manifest has no boot loader")?;
+    for file in ["EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"] {
+        let hash = image::hash(&on_esp(&disk, file)?);
+        ensure!(hash == *loader, "{file} of {} is not the boot loader that was signed for ours", disk.display());
     }
     Ok(())
 }
