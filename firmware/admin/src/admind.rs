@@ -112,7 +112,7 @@ pub fn main() -> ExitCode {
         Command::Health => once(health::gate),
         Command::Console => once(crate::console::run),
         Command::Esp { command: EspCommand::Mount } => once(|| Ok(esp::attach()?)),
-        Command::Esp { command: EspCommand::Umount } => once(|| Ok(esp::detach()?)),
+        Command::Esp { command: EspCommand::Umount } => once(health::marked),
         Command::StorageChange => once(|| Ok(told(change::run())?)),
         Command::Scrub { pause: true, .. } => once(|| Ok(scrub::pause()?)),
         Command::Scrub { now, .. } => once(|| Ok(scrub::run(now)?)),

@@ -95,9 +95,14 @@ fn cuts(run: &mut Run, from: usize, to: usize) -> Vec<String> {
         let version = status["running"].as_str().unwrap().to_owned();
         eprintln!("{what}: {version}");
         assert!(["0.1.3", env!("CARGO_PKG_VERSION")].contains(&&*version), "{what}: {status}");
-        // Its newest keys are there, and nothing was taken for a failure.
+        // Its newest keys are there, nothing was taken for a failure, and a version that is gone is missed.
         assert_eq!(run.booted.ffsctl(&["commlink", "probe", "web"])["generation"], 2, "{what}");
-        assert_eq!(status["failed"], serde_json::json!([]), "{what}");
+        let said: Vec<&str> = status["failed"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+        let lost = version == env!("CARGO_PKG_VERSION") && instant > run.written;
+        assert!(
+            said.is_empty() && !lost || said == ["0.1.3: its entry was lost when the power went; push it again"],
+            "{what}: {said:?}"
+        );
         ran.push(version);
     }
     ran
@@ -126,6 +131,6 @@ fn long_firmware_power_cuts_during_the_first_start() {
     let mut run = run(&update);
     let (from, to) = (run.written, run.proven);
     let ran = cuts(&mut run, from, to);
-    // It was whole from the beginning, and one cut takes one try of three.
-    assert!(ran.iter().all(|version| version == "0.1.3"), "{ran:?}");
+    // It was whole from the beginning, and one cut takes one try of three; only while it gets another name, it may be lost.
+    assert!(ran.iter().filter(|version| *version != "0.1.3").count() <= 2, "{ran:?}");
 }

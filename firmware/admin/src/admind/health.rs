@@ -13,7 +13,7 @@ use crate::setup::{Daemon, SITE, STORAGE};
 use crate::storage::record::{self as storage_record, Progress};
 use crate::storage::{array, keeps_data};
 use crate::tools;
-use crate::update::esp::{EspError, Mounted};
+use crate::update::esp::{EspError, Mounted, detach};
 use crate::update::record::{RECORD, Record};
 use crate::update::slots::Tries;
 use keys::site::{Machine, Plan, Role};
@@ -161,6 +161,13 @@ fn disks() -> Result<(), Failed> {
     let mounted = fs::read_to_string("/proc/self/mountinfo")?;
     let found = block::mounts(&mounted).iter().any(|(_, at)| at == STORAGE);
     if found { Ok(()) } else { Err(format!("nothing is mounted at {STORAGE}").into()) }
+}
+
+/// The boot partition is not needed any more after the running entry was marked as good, or could not be.
+pub(super) fn marked() -> Result<(), Failed> {
+    let settled = settle();
+    detach()?;
+    settled
 }
 
 /// Notes what became of the version that was tried.

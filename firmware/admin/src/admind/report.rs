@@ -5,7 +5,7 @@ use super::storage::{Watch, known};
 use crate::console::facts::{self, REPORT, Report};
 use crate::storage::health::Health;
 use crate::update::esp;
-use crate::update::record::{RECORD, Record};
+use crate::update::record::{LOST, RECORD, Record};
 use crate::update::slots::Version;
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -52,7 +52,8 @@ fn report(at: u64, checks: &[Check], record: &Record, running: Option<Version>) 
         format!("{} {how}{}", trial.version, why.unwrap_or_default())
     });
     let failed = record.failed.iter().rev().map(|f| format!("{} failed: {}", f.version, f.reason));
-    Report { at, unwell, updates: trial.into_iter().chain(failed).collect() }
+    let lost = record.lost.map(|version| format!("{version}: {LOST}"));
+    Report { at, unwell, updates: trial.into_iter().chain(lost).chain(failed).collect() }
 }
 
 #[cfg(test)]

@@ -58,9 +58,14 @@ pub(super) async fn push(
     let mut record = record(&slots)?;
     let plan = slots.update(manifest.role, manifest.version, &record.failed, insist).map_err(invalid)?;
     tracing::warn!(from, version = %manifest.version, running = %slots.running, "an update is put in");
+    let before = record.clone();
     record.begin(manifest.version);
     record.save(Path::new(RECORD)).map_err(unavailable)?;
-    mounted.esp().apply(&plan, Some((&manifest, &mut body))).await.map_err(not_installed)?;
+    if let Err(error) = mounted.esp().apply(&plan, Some((&manifest, &mut body))).await {
+        // It was never there; unless the power goes right now, nobody is told that it was lost.
+        before.save(Path::new(RECORD)).map_err(unavailable)?;
+        return Err(not_installed(error));
+    }
     tracing::warn!(version = %manifest.version, "the update is in; it starts with the next boot");
     status(&mounted.slots(role).map_err(refused)?)
 }
@@ -84,7 +89,9 @@ pub(super) async fn roll_back(role: Role, from: &str) -> Answer {
     let plan = mounted.slots(role).map_err(refused)?.roll_back().map_err(invalid)?;
     tracing::warn!(from, ?plan, "rolling back");
     mounted.esp().apply(&plan, None::<(_, &mut tokio::io::Empty)>).await.map_err(not_installed)?;
-    status(&mounted.slots(role).map_err(refused)?)
+    let slots = mounted.slots(role).map_err(refused)?;
+    record(&slots)?.save(Path::new(RECORD)).map_err(unavailable)?;
+    status(&slots)
 }
 
 /// Takes the running version as good, on an operator's word.
@@ -132,6 +139,6 @@ fn status(slots: &Slots) -> Answer {
             state: Text::lossy(&state),
         });
     }
-    let failed = record.failed.iter().map(|f| Text::lossy(&format!("{}: {}", f.version, f.reason))).collect();
+    let failed = record.complaints().map(|(version, why)| Text::lossy(&format!("{version}: {why}"))).collect();
     Ok(Reply::Updates { running: text(&slots.running)?, entries, failed })
 }

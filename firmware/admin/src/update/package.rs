@@ -44,7 +44,6 @@ pub struct Manifest {
     #[serde(with = "role")]
     pub role: Role,
     /// Which version.
-    #[serde(with = "version")]
     pub version: Version,
     /// Bytes of the image.
     pub size: u64,
@@ -62,18 +61,6 @@ mod role {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Role, D::Error> {
         let text = String::deserialize(from)?;
         Role::ALL.into_iter().find(|r| r.as_str() == text).ok_or_else(|| D::Error::custom("there is no such role"))
-    }
-}
-
-pub(super) mod version {
-    use super::Version;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(in super::super) fn serialize<S: Serializer>(version: &Version, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(version)
-    }
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Version, D::Error> {
-        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 

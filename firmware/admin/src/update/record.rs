@@ -2,7 +2,9 @@
 //!
 //! `/state/update.toml`:
 //! ```toml
-//! [trying]                 # written before the new entry gets its name, removed once it has proven itself or was given up
+//! lost = "1.2.1"           # was being tried, and its entry is gone
+//!
+//! [trying]                 # written before the new entry gets its name, removed once it is marked as good or was given up
 //! version = "1.2.3"
 //! reason = "no ftp banner" # what the health gate found last time
 //!
@@ -11,7 +13,7 @@
 //! reason = "did not get as far as its health check"
 //! ```
 
-use super::slots::{Failure, Slots, Version};
+use super::slots::{Failure, Slots, Tries, Version};
 use crate::durable;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -25,12 +27,14 @@ pub const MAX_FAILED: usize = 16;
 /// What is said of a version that left no word: a panic, a hang, or its power was cut each time.
 pub const SILENT: &str = "it did not get as far as its health check (panic, hang or power cut)";
 
+/// What is said of a version whose entry is gone. FAT may lose a file that is renamed when the power goes.
+pub const LOST: &str = "its entry was lost when the power went; push it again";
+
 /// A version that has not proven itself yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trial {
     /// Which.
-    #[serde(with = "super::package::version")]
     pub version: Version,
     /// What its health gate found, if it got that far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,6 +45,9 @@ pub struct Trial {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Record {
+    /// What was being tried when its entry was lost. That is not its fault: it may come again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Version>,
     /// What is being tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trying: Option<Trial>,
@@ -76,6 +83,7 @@ impl Record {
     /// A version is about to be tried.
     pub fn begin(&mut self, version: Version) {
         self.failed.retain(|f| f.version != version);
+        self.lost = None;
         self.trying = Some(Trial { version, reason: None });
     }
 
@@ -86,20 +94,32 @@ impl Record {
         }
     }
 
-    /// The running version is good. Whether that says something about the one that was tried; if so, it is recorded.
+    /// The running version is good. Whether the entries say what became of the one that was tried; if so, it is recorded. One that
+    /// has proven itself is tried until it is marked as such, for its entry may be lost until then.
     pub fn settle(&mut self, slots: &Slots) -> bool {
         let Some(trial) = self.trying.take() else { return false };
-        if trial.version == slots.running {
-            return true;
+        let runs = trial.version == slots.running;
+        match slots.entries.iter().find(|entry| entry.version == trial.version).map(|entry| entry.tries) {
+            Some(Tries::Blessed) => {}
+            // An operator has gone back before it was started.
+            Some(Tries::Counted { left: 0, done: 0 }) => {}
+            Some(Tries::Counted { left: 0, .. }) if !runs => {
+                let reason = trial.reason.unwrap_or_else(|| SILENT.to_owned());
+                self.fail(trial.version, reason);
+            }
+            Some(Tries::Counted { .. }) => {
+                self.trying = Some(trial);
+                return false;
+            }
+            None => self.lost = Some(trial.version),
         }
-        if slots.given_up().any(|v| v == trial.version) {
-            let reason = trial.reason.unwrap_or_else(|| SILENT.to_owned());
-            self.fail(trial.version, reason);
-            return true;
-        }
-        // It has not been started yet.
-        self.trying = Some(trial);
-        false
+        true
+    }
+
+    /// What is to be known of versions that do not run: each, and why.
+    pub fn complaints(&self) -> impl Iterator<Item = (Version, &str)> {
+        let failed = self.failed.iter().map(|failure| (failure.version, &*failure.reason));
+        self.lost.iter().map(|version| (*version, LOST)).chain(failed)
     }
 
     fn fail(&mut self, version: Version, reason: String) {
@@ -168,10 +188,35 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_not_started_yet_stays() {
+    fn one_that_has_not_come_to_its_end_stays() {
+        for (running, entry) in
+            [("1.0.0", "web_1.1.0+3.efi"), ("1.1.0", "web_1.1.0+2-1.efi"), ("1.1.0", "web_1.1.0+0-3.efi")]
+        {
+            let mut record = trying("1.1.0");
+            assert!(!record.settle(&slots(running, &["web_1.0.0.efi", entry])), "{entry}");
+            assert!(record.trying.is_some(), "{entry}");
+        }
+    }
+
+    #[test]
+    fn one_that_stands_back_is_not_tried_any_more() {
         let mut record = trying("1.1.0");
-        assert!(!record.settle(&slots("1.0.0", &["web_1.0.0.efi", "web_1.1.0+3.efi"])));
-        assert!(record.trying.is_some());
+        assert!(record.settle(&slots("1.0.0", &["web_1.0.0.efi", "web_1.1.0+0.efi"])));
+        assert_eq!(record, Record::default());
+    }
+
+    #[test]
+    fn one_whose_entry_is_lost_may_come_again() {
+        let mut record = trying("1.1.0");
+        assert!(record.settle(&slots("1.0.0", &["web_1.0.0.efi"])));
+        let (home, version) = (tempfile::tempdir().unwrap(), "1.1.0".parse().unwrap());
+        let path = home.path().join("update.toml");
+        record.save(&path).unwrap();
+        let mut record = Record::load(&path).unwrap();
+        assert_eq!(record.complaints().collect::<Vec<_>>(), [(version, LOST)]);
+        assert_eq!(record.failed, [], "it is not refused");
+        record.begin(version);
+        assert_eq!(record.complaints().count(), 0);
     }
 
     #[test]

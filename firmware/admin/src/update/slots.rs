@@ -1,6 +1,7 @@
 //! Boot entries: the files in `EFI/Linux` of the ESP, and what may be done with them. Pure: names come in, names go out.
 
 use keys::site::Role;
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
@@ -10,8 +11,9 @@ pub const TRIES: u32 = 3;
 /// Entries of ours that are kept on an ESP.
 pub const SLOTS: usize = 2;
 
-/// A version: three numbers (semver.org), ordered by them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A version: three numbers (semver.org), ordered by them. In files it is written as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Version {
     /// The first number.
     pub major: u32,
@@ -36,6 +38,19 @@ pub struct NoVersion;
 fn plain(text: &str) -> Option<u32> {
     let canonical = text == "0" || !text.starts_with(['0', '+']);
     text.parse().ok().filter(|_| canonical)
+}
+
+impl From<Version> for String {
+    fn from(version: Version) -> Self {
+        version.to_string()
+    }
+}
+
+impl TryFrom<String> for Version {
+    type Error = NoVersion;
+    fn try_from(text: String) -> Result<Self, NoVersion> {
+        text.parse()
+    }
 }
 
 impl FromStr for Version {
@@ -177,7 +192,6 @@ pub enum Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Failure {
     /// Which.
-    #[serde(with = "super::package::version")]
     pub version: Version,
     /// Why, as far as it is known.
     pub reason: String,

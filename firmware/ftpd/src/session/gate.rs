@@ -31,6 +31,12 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 /// How long the end of a transfer that was cut waits for the last count, before it takes the one that was written last.
 const LAST_COUNT: Duration = Duration::from_millis(250);
 
+/// Commands that may come to nothing between two transfers, before each further one of them waits: errors, and ports that nothing
+/// is fetched by.
+pub(super) const FRUITLESS: u32 = 32;
+/// How long it waits. Who pipelines garbage, or has ports opened without end, keeps no processor busy.
+pub(super) const PENANCE: Duration = Duration::from_millis(100);
+
 /// The end of the wait for a next command.
 enum Next {
     Line(Line),
@@ -67,6 +73,8 @@ pub(super) struct Gate {
     /// Where bytes are counted; there from the login on.
     counter: Option<Arc<File>>,
     failures: u32,
+    /// Commands since the last transfer that came to nothing.
+    fruitless: u32,
     buffer_size: bool,
     private: bool,
     epsv_only: bool,
@@ -110,6 +118,7 @@ impl Gate {
             user: None,
             counter: None,
             failures: 0,
+            fruitless: 0,
             buffer_size: false,
             private: false,
             epsv_only: false,
@@ -145,8 +154,8 @@ impl Gate {
                 Next::Stopping => return self.end("421 The service stops, try again later").await,
             };
             match line {
-                Line::TooLong => self.client.say("500 Line too long").await?,
-                Line::NotText => self.client.say("501 Not valid UTF-8, or a control character").await?,
+                Line::TooLong => self.say("500 Line too long").await?,
+                Line::NotText => self.say("501 Not valid UTF-8, or a control character").await?,
                 Line::Command { verb, argument } => {
                     let action = decide(&verb, &argument, self.view());
                     if !keeps_restart(&verb) && !matches!(action, Action::Retrieve(_)) {
@@ -160,12 +169,24 @@ impl Gate {
                     if answer.last {
                         return self.end(&answer.text).await;
                     }
-                    if !answer.text.is_empty() {
-                        self.client.say(&answer.text).await?;
-                    }
+                    self.say(&answer.text).await?;
                 }
             }
         }
+    }
+
+    /// Gives a reply, unless it was given already, and has those wait who ask for nothing that they use.
+    async fn say(&mut self, text: &str) -> io::Result<()> {
+        match text.get(..3) {
+            // A transfer, whole or aborted.
+            None | Some("226") => self.fruitless = 0,
+            Some(code) if code.starts_with(['4', '5']) || ["227", "229"].contains(&code) => self.fruitless += 1,
+            Some(_) => {}
+        }
+        if self.fruitless > FRUITLESS {
+            sleep(PENANCE).await;
+        }
+        if text.is_empty() { Ok(()) } else { self.client.say(text).await }
     }
 
     async fn next(&mut self, login: Instant) -> io::Result<Next> {

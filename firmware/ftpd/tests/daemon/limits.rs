@@ -71,6 +71,31 @@ fn no_passive_port_is_left() {
 }
 
 #[test]
+fn commands_that_come_to_nothing() {
+    let daemon = start();
+    daemon.stagerd.put("a", 3);
+    let mut client = Client::logged_in(daemon.v4);
+    let fruitless = |client: &mut Client, times: usize| {
+        let begun = Instant::now();
+        client.raw("EPSV\r\nSIZE none\r\nNOOP\r\n".repeat(times / 2).as_bytes());
+        for _ in 0..times / 2 {
+            client.expect(229);
+            client.expect(550);
+            client.expect(200);
+        }
+        begun.elapsed()
+    };
+    // 32 are free; each after them, but for what succeeds, takes a tenth of a second. A transfer makes up for all.
+    fruitless(&mut client, 32);
+    assert!(fruitless(&mut client, 10) >= Duration::from_secs(1));
+    assert_eq!(client.fetch("RETR a").len(), 3);
+    let begun = Instant::now();
+    fruitless(&mut client, 32);
+    client.ask("NOOP", 200);
+    assert!(begun.elapsed() < Duration::from_secs(3), "no more than one of them waited");
+}
+
+#[test]
 fn the_longest_life_of_a_session() {
     let daemon = start_with("session_seconds = 2\nstall_seconds = 60");
     daemon.stagerd.put("big", 24 << 20);

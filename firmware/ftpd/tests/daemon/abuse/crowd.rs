@@ -7,6 +7,7 @@ use crate::stagerd::{PASSWORD, USER};
 use nix::sys::resource::{Resource, setrlimit};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ const HANDSHAKES: u16 = 100;
 const FLOODS: u16 = 8;
 const USERS: usize = 1000;
 const DOWNLOADS: usize = 50;
-/// New hostile connections per second while the throughput is measured.
+/// New hostile connections per second, of those who come again and again.
 const PER_SECOND: u64 = 100;
 const SIZE: usize = 8 << 20;
 
@@ -57,6 +58,13 @@ fn throughput(daemon: &Daemon, bytes: &[u8]) -> f64 {
 
 fn open(daemon: &Daemon, number: u16) -> Option<TcpStream> {
     connect_from(hostile(number), daemon.v4).ok()
+}
+
+/// An attacker's machine has processors of its own: this thread takes only what the server and its customers leave.
+fn elsewhere() {
+    let thread = nix::unistd::gettid().to_string();
+    let done = std::process::Command::new("renice").args(["-n", "19", "-p", &thread]).stdout(Stdio::null()).status();
+    assert!(done.unwrap().success());
 }
 
 /// Writes what it gets, until it is told to stop or the other side has enough.
@@ -106,6 +114,7 @@ fn ftp_abuse_in_one_run() {
     let mut slow: Vec<TcpStream> = (0..SLOW_WRITERS).filter_map(|number| open(&daemon, 2400 + number)).collect();
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            elsewhere();
             while !stop.load(Relaxed) {
                 slow.retain_mut(|socket| socket.write_all(b"x").is_ok());
                 std::thread::park_timeout(Duration::from_millis(50));
@@ -114,6 +123,7 @@ fn ftp_abuse_in_one_run() {
         for number in 0..FLOODS {
             let (daemon, stop) = (&daemon, &stop);
             scope.spawn(move || {
+                elsewhere();
                 // A customer gone bad: ports without end.
                 let mut client = Client::from(hostile(2700), daemon.v4);
                 client.expect(220);
@@ -121,9 +131,11 @@ fn ftp_abuse_in_one_run() {
                 pour(&mut client.socket, &b"EPSV\r\nPASV\r\n".repeat(20), stop);
             });
             scope.spawn(move || {
+                elsewhere();
                 // Passwords in parallel, and bytes that are no commands.
                 let line = format!("USER {USER}\r\nPASS guess\r\n").repeat(10);
                 while !stop.load(Relaxed) {
+                    std::thread::park_timeout(Duration::from_millis(1000 * u64::from(FLOODS) / PER_SECOND));
                     let Some(mut socket) = open(daemon, 2800 + number) else { continue };
                     let bytes = if number % 2 == 0 { line.as_bytes() } else { &[0xfe; 4096] };
                     pour(&mut socket, bytes, stop);
@@ -133,6 +145,7 @@ fn ftp_abuse_in_one_run() {
         for part in 0..8 {
             let (daemon, stop, guessed) = (&daemon, &stop, &guessed);
             scope.spawn(move || {
+                elsewhere();
                 let mut user = part * USERS / 8;
                 while !stop.load(Relaxed) {
                     let mut client = Client::from(hostile(2900), daemon.v4);
@@ -150,6 +163,7 @@ fn ftp_abuse_in_one_run() {
             });
         }
         scope.spawn(|| {
+            elsewhere();
             // Whoever connects to a passive port before its owner.
             let mut port = 50_000;
             while !stop.load(Relaxed) {
@@ -187,6 +201,7 @@ fn ftp_abuse_in_one_run() {
     stop.store(false, Relaxed);
     let abused_rate = std::thread::scope(|scope| {
         scope.spawn(|| {
+            elsewhere();
             let begun = Instant::now();
             let mut made = 0;
             while !stop.load(Relaxed) {
@@ -211,6 +226,8 @@ fn ftp_abuse_in_one_run() {
 #[test]
 #[ignore = "long: ten thousand downloads"]
 fn ftp_five_thousand_downloads_each_way() {
+    // Our stand-in for stagerd keeps the count of each.
+    setrlimit(Resource::RLIMIT_NOFILE, 32_768, 32_768).unwrap();
     let (daemon, der) = ftps::start("");
     let bytes = daemon.stagerd.put("file", 2_000_003);
     let file = std::fs::File::open(daemon.stagerd.account.join("file")).unwrap();
