@@ -20,7 +20,7 @@ use crate::{files, grants};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// First of the ports of the commlink, unless the plan says otherwise.
@@ -107,6 +107,10 @@ pub struct Machine {
     /// First and last port of ftp's data connections; of download machines.
     #[serde(default = "passive", skip_serializing_if = "is_passive")]
     pub passive: (u16, u16),
+    /// Port at which monitoring finds the numbers of ftp (Prometheus), on the machine's management network, or its lan where it has
+    /// none; whence operators may come, monitoring may, too. Without it there are none. Of download machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<u16>,
     /// Whence operators may come. Without any: from everywhere on its management networks; where it has none, from its lans; where
     /// it has no networks in this plan, from private addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -149,6 +153,7 @@ impl Machine {
             https: HTTPS_PORT,
             ftp: FTP_PORT,
             passive: PASSIVE_PORTS,
+            metrics: None,
             operators_from: Vec::new(),
             networks: Vec::new(),
         }
@@ -176,10 +181,22 @@ impl Machine {
 
     /// Its fixed addresses on lans.
     fn lans(&self) -> impl Iterator<Item = Prefix> {
-        self.networks.iter().filter(|n| n.role == NetworkRole::Lan).filter_map(|n| match n.address {
+        self.fixed(NetworkRole::Lan)
+    }
+
+    /// Its fixed addresses on networks of this role.
+    fn fixed(&self, role: NetworkRole) -> impl Iterator<Item = Prefix> {
+        self.networks.iter().filter(move |n| n.role == role).filter_map(|n| match n.address {
             Address::Static(prefix) => Some(prefix),
             Address::Dhcp => None,
         })
+    }
+
+    /// Where monitoring finds its numbers.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        let managed = self.networks.iter().any(|n| n.role == NetworkRole::Management);
+        let role = if managed { NetworkRole::Management } else { NetworkRole::Lan };
+        Some(SocketAddr::new(self.fixed(role).next()?.address, self.metrics?))
     }
 
     /// The IPv4 address at which customers reach it, if the plan says so.
@@ -196,8 +213,14 @@ impl Machine {
         if !range(self.passive) || self.passive.0 < 1024 {
             return Err(format!("the passive ports of {} are not a range from 1024 on", self.name));
         }
-        if self.https == 0 || self.ftp == 0 {
+        if self.https == 0 || self.ftp == 0 || self.metrics == Some(0) {
             return Err(format!("{} has a port 0", self.name));
+        }
+        if self.metrics.is_some() && (self.role != Role::Download || self.metrics().is_none()) {
+            return Err(format!(
+                "metrics of {} need a download machine with a fixed address on its management network, or on its lan",
+                self.name
+            ));
         }
         if let (Some(public), Some(ipv4)) = (&self.public, self.public_ipv4)
             && public.parse::<IpAddr>().is_ok_and(|public| public != ipv4)
@@ -569,6 +592,21 @@ mod tests {
         assert!(plan.check().is_ok());
         let [download, web, database] = &plan.machines[..] else { panic!() };
         assert_eq!((download.passive, download.ftp, web.https), ((40_000, 40_099), 21, 443));
+        assert_eq!(download.metrics(), None);
+        let metrics = |machine: &Machine, port, managed: Option<&str>| {
+            let mut machine = Machine { metrics: Some(port), ..machine.clone() };
+            let managed_at = machine.networks.iter_mut().find(|n| n.role == NetworkRole::Management);
+            match managed {
+                Some(address) => managed_at.unwrap().address = Address::Static(address.parse().unwrap()),
+                None => machine.networks.retain(|n| n.role != NetworkRole::Management),
+            }
+            machine.check().map(|()| machine.metrics().unwrap().to_string())
+        };
+        assert_eq!(metrics(download, 9121, Some("10.9.0.2/24")).as_deref(), Ok("10.9.0.2:9121"));
+        assert_eq!(metrics(download, 9121, None).as_deref(), Ok("10.83.1.2:9121"), "its lan");
+        assert!(metrics(download, 0, None).is_err() && metrics(web, 9121, None).is_err());
+        let by_dhcp = Machine { metrics: Some(9121), ..download.clone() };
+        assert!(by_dhcp.check().is_err(), "nobody would know where to find them");
         let seen = |a: &Machine, b: &Machine| a.address_seen_by(b).map(|a| a.to_string());
         assert_eq!(seen(download, web).as_deref(), Some("10.83.1.2"));
         assert_eq!(seen(web, download).as_deref(), Some("10.83.1.1"));

@@ -161,6 +161,9 @@ impl New<'_> {
         if let Some(public) = self.machine.public_ipv4() {
             out.insert("public_address".into(), public.to_string().into());
         }
+        if let Some(metrics) = self.machine.metrics() {
+            out.insert("metrics".into(), metrics.to_string().into());
+        }
         out
     }
 

@@ -97,7 +97,12 @@ impl Rules<'_> {
             let from = address(caller, machine)?;
             rules.push(format!("{}{} saddr {from} {commlink}", self.on(NetworkRole::Lan), family(from)));
         }
-        rules.extend(self.operators().into_iter().map(|from| format!("{from}{commlink}")));
+        let operators = self.operators();
+        rules.extend(operators.iter().map(|from| format!("{from}{commlink}")));
+        if let Some(at) = machine.metrics() {
+            let to = format!("{} daddr {} tcp dport {} accept", family(at.ip()), at.ip(), at.port());
+            rules.extend(operators.iter().map(|from| format!("{from}{to}")));
+        }
         for on in self.dhcp("iifgroup") {
             rules.push(format!("{on}udp sport 67 udp dport 68 accept"));
             rules.push(format!("{on}ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept"));

@@ -32,6 +32,7 @@ fn plan() -> Plan {
     let download = Machine {
         public: Some("203.0.113.7".into()),
         passive: (50_000, 50_099),
+        metrics: Some(9121),
         networks: vec![
             network("enp1s0", NetworkRole::Public, "dhcp", None),
             network("enp2s0", NetworkRole::Lan, "10.1.0.2/24", None),
