@@ -84,6 +84,11 @@ impl Stagerd {
         stagerd
     }
 
+    /// From now on it could not end the connections that there are; nor do they take descriptors when they are over.
+    pub(crate) fn forget_connections(&self) {
+        self.state().connections.clear();
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.0.lock().unwrap()
     }

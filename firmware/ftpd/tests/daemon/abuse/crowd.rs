@@ -227,7 +227,7 @@ fn ftp_abuse_in_one_run() {
 #[ignore = "long: ten thousand downloads"]
 fn ftp_five_thousand_downloads_each_way() {
     // Our stand-in for stagerd keeps the count of each.
-    setrlimit(Resource::RLIMIT_NOFILE, 32_768, 32_768).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 16_384, 16_384).unwrap();
     let (daemon, der) = ftps::start("");
     let bytes = daemon.stagerd.put("file", 2_000_003);
     let file = std::fs::File::open(daemon.stagerd.account.join("file")).unwrap();
@@ -251,6 +251,7 @@ fn ftp_five_thousand_downloads_each_way() {
                         // Each read has a time limit, so that one that stands still fails.
                         assert!(client.fetch("RETR file") == bytes);
                         client.ask("QUIT", 221);
+                        daemon.stagerd.forget_connections();
                     }
                 });
             }
