@@ -116,7 +116,11 @@ impl Client {
         let mut socket = self.data()?;
         self.ask(&format!("RETR {path}"), 150)?;
         if let Some(config) = &self.tls {
-            socket = secure(config, self.ip, socket)?.sock;
+            let mut secured = secure(config, self.ip, socket)?;
+            // Some servers wait for it at the end, which is not read here.
+            secured.conn.send_close_notify();
+            secured.flush()?;
+            socket = secured.sock;
         }
         let (mut got, mut nothing) = (0, vec![0; BLOCK]);
         loop {
