@@ -30,7 +30,7 @@ const FEW_ROUNDS: usize = 3;
 /// The large file in bytes.
 const LARGE: u64 = 1 << 30;
 /// The file that all streams fetch at once, in bytes.
-const MEDIUM: u64 = 4 << 20;
+const MEDIUM: u64 = 16 << 20;
 /// The small file in bytes.
 const SMALL: u64 = 3;
 /// Streams at once.
@@ -271,7 +271,7 @@ fn idle(bench: &Bench<'_>) -> Result<Vec<Row>> {
 fn streams(bench: &Bench<'_>) -> Result<Vec<Row>> {
     let sum = client::sum_of(&bench.dir.join("public/medium/1/file"))?;
     let one = |t: &Target| measure::streams(t, &path("medium"), MEDIUM, STREAMS, &sum);
-    let values = rounds(bench.pair(), FEW_ROUNDS, "streams at once", one)?;
+    let values = rounds(bench.pair(), ROUNDS, "streams at once", one)?;
     let names = [(format!("ftp {STREAMS} streams"), GB), ("ftp median / slowest".to_owned(), Unit::PerSecond("ratio"))];
     Ok(rows(bench.pair(), &names, &values))
 }

@@ -129,6 +129,8 @@ impl Client {
                 n => got += n as u64,
             }
         }
+        // Some servers wait for it before they say that all was sent.
+        drop(socket);
         self.expect(226)?;
         Ok(got)
     }
@@ -144,6 +146,8 @@ impl Client {
                 n => each(&block[..n]),
             }
         }
+        // Some servers wait for it before they say that all was sent.
+        drop(socket);
         self.expect(226)?;
         Ok(())
     }
