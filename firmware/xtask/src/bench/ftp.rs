@@ -86,7 +86,10 @@ pub(super) fn measure(only: &[String]) -> Result<Vec<Row>> {
     let limits = |text: &str| text.parse().with_context(|| format!("{text} is no TOML"));
     let lifetimes = Lifetimes {
         stager: limits("max_sessions = 12000\nmax_sessions_per_customer = 12000")?,
-        ftpd: limits("max_sessions = 12000\nmax_per_address = 12000\nidle_seconds = 3600")?,
+        // Clients on the same host take ports of the upper half for their ends.
+        ftpd: limits(
+            "max_sessions = 12000\nmax_per_address = 12000\nidle_seconds = 3600\npassive_ports = [10000, 29999]",
+        )?,
         ..Lifetimes::default()
     };
     let mut local = Setup { lifetimes, ..Setup::new(&bins, &dir) }.start()?;
