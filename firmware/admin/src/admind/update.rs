@@ -66,6 +66,8 @@ pub(super) async fn push(
         before.save(Path::new(RECORD)).map_err(unavailable)?;
         return Err(not_installed(error));
     }
+    record.named();
+    record.save(Path::new(RECORD)).map_err(unavailable)?;
     tracing::warn!(version = %manifest.version, "the update is in; it starts with the next boot");
     status(&mounted.slots(role).map_err(refused)?)
 }

@@ -6,6 +6,7 @@
 //!
 //! [trying]                 # written before the new entry gets its name, removed once it is marked as good or was given up
 //! version = "1.2.3"
+//! named = true             # its entry has got its name
 //! reason = "no ftp banner" # what the health gate found last time
 //!
 //! [[failed]]
@@ -36,6 +37,9 @@ pub const LOST: &str = "its entry was lost when the power went; push it again";
 pub struct Trial {
     /// Which.
     pub version: Version,
+    /// Whether its entry has got its name; until then it is being written, or that was cut off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub named: bool,
     /// What its health gate found, if it got that far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -84,7 +88,14 @@ impl Record {
     pub fn begin(&mut self, version: Version) {
         self.failed.retain(|f| f.version != version);
         self.lost = None;
-        self.trying = Some(Trial { version, reason: None });
+        self.trying = Some(Trial { version, named: false, reason: None });
+    }
+
+    /// The entry of what is about to be tried is there.
+    pub fn named(&mut self) {
+        if let Some(trial) = &mut self.trying {
+            trial.named = true;
+        }
     }
 
     /// The health gate of a version that is being tried found something.
@@ -107,11 +118,12 @@ impl Record {
                 let reason = trial.reason.unwrap_or_else(|| SILENT.to_owned());
                 self.fail(trial.version, reason);
             }
-            Some(Tries::Counted { .. }) => {
+            None if trial.named => self.lost = Some(trial.version),
+            // It was not started yet, or not even written: that may be going on right now.
+            Some(Tries::Counted { .. }) | None => {
                 self.trying = Some(trial);
                 return false;
             }
-            None => self.lost = Some(trial.version),
         }
         true
     }
@@ -208,6 +220,8 @@ mod tests {
     #[test]
     fn one_whose_entry_is_lost_may_come_again() {
         let mut record = trying("1.1.0");
+        assert!(!record.settle(&slots("1.0.0", &["web_1.0.0.efi"])), "it is being written");
+        record.named();
         assert!(record.settle(&slots("1.0.0", &["web_1.0.0.efi"])));
         let (home, version) = (tempfile::tempdir().unwrap(), "1.1.0".parse().unwrap());
         let path = home.path().join("update.toml");
