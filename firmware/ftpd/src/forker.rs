@@ -29,7 +29,7 @@ use nix::unistd::Pid;
 use resolve::Resolver;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -90,6 +90,12 @@ pub fn bind(config: &Config) -> Result<Vec<TcpListener>, ForkerError> {
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, Errno> {
+    // Telnet's Synch stays in the stream; accepted sockets inherit this.
+    listener(address, |socket| setsockopt(socket, sockopt::OobInline, &true))
+}
+
+/// Listens without blocking; `prepare` sets what is particular to this socket.
+fn listener(address: SocketAddr, prepare: impl FnOnce(&OwnedFd) -> Result<(), Errno>) -> Result<TcpListener, Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket::socket(family, SockType::Stream, flags, None)?;
@@ -97,8 +103,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Errno> {
     if address.is_ipv6() {
         setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
     }
-    // Telnet's Synch stays in the stream; accepted sockets inherit this.
-    setsockopt(&socket, sockopt::OobInline, &true)?;
+    prepare(&socket)?;
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     socket::listen(&socket, Backlog::new(BACKLOG)?)?;
     Ok(socket.into())

@@ -2,7 +2,6 @@
 
 use crate::tools;
 use std::fmt::Write;
-use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -15,13 +14,14 @@ const UNIT: &str =
     "--property=Id,InactiveExitTimestampMonotonic,ActiveEnterTimestampMonotonic,InactiveEnterTimestampMonotonic";
 
 /// The start in words, once it is over; it is read only once, for it does not change any more.
-pub(super) fn words(systemctl: &Path) -> Option<&'static str> {
+pub(super) fn words() -> Option<&'static str> {
     static KNOWN: OnceLock<String> = OnceLock::new();
     if let Some(known) = KNOWN.get() {
         return Some(known);
     }
+    let systemctl = tools::find("systemctl")?;
     let show = |arguments: &[&str]| {
-        let said = tools::run(systemctl, &[&["show", "--no-pager"], arguments].concat(), b"").ok()?;
+        let said = tools::run(&systemctl, &[&["show", "--no-pager"], arguments].concat(), b"").ok()?;
         Some(String::from_utf8_lossy(&said).into_owned())
     };
     let start = Start::parse(&show(&[MOMENTS])?)?;

@@ -36,7 +36,7 @@ pub(super) fn all(disks: Option<&BTreeMap<String, Health>>) -> Vec<Check> {
     });
     let watchdog = check_of("watchdog", self::watchdog(Path::new(WATCHDOGS)));
     let time = check_of("time", (true, time(Path::new(SYNCHRONISED).exists())));
-    let boot = tools::find("systemctl").and_then(|systemctl| check("boot", true, boot::words(&systemctl)?));
+    let boot = boot::words().and_then(|words| check("boot", true, words));
     [version, memory(), units(), watchdog, time, boot, disks].into_iter().flatten().collect()
 }
 

@@ -2,15 +2,14 @@
 //!
 //! Nothing here ever waits: the forker has one thread.
 
+use super::listener;
 use crate::metrics::{EVENT, Event, Metrics};
 use crate::session::Reporter;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
@@ -42,26 +41,16 @@ struct Question {
     until: Instant,
 }
 
-/// Listens at an address of this machine, which it may get only after the daemon has started.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let listener = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    setsockopt(&listener, sockopt::ReuseAddr, &true)?;
-    setsockopt(&listener, sockopt::IpFreebind, &true)?;
-    bind(listener.as_raw_fd(), &SockaddrStorage::from(address))?;
-    nix::sys::socket::listen(&listener, Backlog::new(16)?)?;
-    Ok(listener.into())
-}
-
 impl Desk {
     /// Listens, if there is an address.
     pub(super) fn new(address: Option<SocketAddr>) -> io::Result<Self> {
         let (events, sessions) = UnixDatagram::pair()?;
         events.set_nonblocking(true)?;
         sessions.set_nonblocking(true)?;
-        let listener = address.map(listen).transpose()?;
+        // The machine may get the address only after the daemon has started.
+        let early = |socket: &OwnedFd| setsockopt(socket, sockopt::IpFreebind, &true);
+        let listener = address.map(|address| listener(address, early)).transpose()?;
         if let Some(listener) = &listener {
-            listener.set_nonblocking(true)?;
             tracing::info!(address = %listener.local_addr()?, "metrics");
         }
         Ok(Self { metrics: Metrics::default(), events, sessions, listener, questions: Vec::new() })

@@ -33,9 +33,9 @@ const LAST_COUNT: Duration = Duration::from_millis(250);
 
 /// Commands that may come to nothing between two transfers, before each further one of them waits: errors, and ports that nothing
 /// is fetched by.
-pub(super) const FRUITLESS: u32 = 32;
+const FRUITLESS: u32 = 32;
 /// How long it waits. Who pipelines garbage, or has ports opened without end, keeps no processor busy.
-pub(super) const PENANCE: Duration = Duration::from_millis(100);
+const PENANCE: Duration = Duration::from_millis(100);
 
 /// The end of the wait for a next command.
 enum Next {

@@ -129,10 +129,14 @@ impl Client {
                 n => got += n as u64,
             }
         }
-        // Some servers wait for it before they say that all was sent.
-        drop(socket);
-        self.expect(226)?;
+        self.sent(socket)?;
         Ok(got)
+    }
+
+    /// The end of a transfer. Some servers wait for that of the data connection before they say that all was sent.
+    fn sent(&mut self, data: TcpStream) -> Result<()> {
+        drop(data);
+        self.expect(226).map(drop)
     }
 
     /// Fetches the file.
@@ -146,9 +150,7 @@ impl Client {
                 n => each(&block[..n]),
             }
         }
-        // Some servers wait for it before they say that all was sent.
-        drop(socket);
-        self.expect(226)?;
+        self.sent(socket)?;
         Ok(())
     }
 }

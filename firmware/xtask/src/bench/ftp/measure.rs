@@ -194,7 +194,7 @@ pub(super) fn crowd(target: &Target, count: usize) -> Result<Vec<f64>> {
 
 /// GB/s of so many streams at once, every hash right, and how the slowest compares with the one in the middle.
 pub(super) fn streams(target: &Target, path: &str, size: u64, count: usize, sum: &[u8]) -> Result<Vec<f64>> {
-    let barrier = Barrier::new(count + 1);
+    let barrier = Barrier::new(count);
     // Some servers take few connections that come at once, and leave the others hanging.
     let turn = Mutex::new(());
     let one = || -> Result<(Instant, Instant)> {
@@ -211,13 +211,11 @@ pub(super) fn streams(target: &Target, path: &str, size: u64, count: usize, sum:
     let all = std::thread::scope(|scope| -> Result<Vec<(Instant, Instant)>> {
         let spawn = |_| std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, one);
         let threads: Vec<_> = (0..count).map(spawn).collect::<std::io::Result<_>>()?;
-        barrier.wait();
         threads.into_iter().map(|thread| thread.join().expect("a client panicked")).collect()
     })?;
     // By the streams themselves: this thread may come to its turn when most of them are through.
     let (first, last) = (all.iter().map(|(begin, _)| *begin).min(), all.iter().map(|(_, end)| *end).max());
-    let total = last.zip(first).context("no streams")?;
-    let total = (total.0 - total.1).as_secs_f64();
+    let total = first.zip(last).map(|(first, last)| (last - first).as_secs_f64()).context("no streams")?;
     let mut times: Vec<f64> = all.iter().map(|(begin, end)| (*end - *begin).as_secs_f64()).collect();
     let middle = median(&mut times);
     let slowest = times.last().copied().unwrap_or(middle);
