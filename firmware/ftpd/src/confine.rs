@@ -1,6 +1,7 @@
 //! What a session process gives up, and when.
 //!
-//! 1. The forker binds its ports and keeps no capability but CAP_SYS_CHROOT ([`keep_chroot_only`]).
+//! 1. The forker binds its ports, keeps no capability but CAP_SYS_CHROOT ([`keep_chroot_only`]), and none but some system calls
+//!    ([`Filter::install`]).
 //! 2. A child, before it reads a byte from its client: [`harden`].
 //! 3. After stagerd's yes, on the thread that serves the session: [`confine`].
 //!
@@ -86,7 +87,7 @@ fn clear_bounding(keep: &CapsHashSet) -> Result<(), ConfineError> {
 }
 
 /// Limits of a session that has just been forked by `forker`: no core, few descriptors, little memory, no debugger, no privilege by
-/// exec, only the system calls of the filter, SIGTERM when the forker dies.
+/// exec, only a session's system calls, SIGTERM when the forker dies.
 ///
 /// # Errors
 /// [`ConfineError`] with the step.
@@ -102,7 +103,7 @@ pub fn harden(forker: Pid, filter: &Filter) -> Result<(), ConfineError> {
     for (resource, limit) in limits {
         setrlimit(resource, limit, limit).map_err(call("setrlimit"))?;
     }
-    filter.install()?;
+    filter.narrow()?;
     Ok(())
 }
 
@@ -127,8 +128,10 @@ pub fn confine(directory: OwnedFd) -> Result<(), ConfineError> {
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::clear(None, set)?;
     }
-    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        if !caps::read(None, set)?.is_empty() {
+    // Of the ambient set only what could be in it is looked at: to read it all takes a call for each capability there is.
+    let ambient = caps::has_cap(None, CapSet::Ambient, Capability::CAP_SYS_CHROOT)?;
+    for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        if ambient || !caps::read(None, set)?.is_empty() {
             return Err(ConfineError::Left);
         }
     }

@@ -1,8 +1,10 @@
-//! The system calls of a session; everything else fails with EPERM.
+//! The system calls of forker and sessions; everything else fails with EPERM.
 //!
-//! The filter is made once, by the forker, and put on by each child before it reads a byte from its client. It lets nothing be
-//! executed, no process be made (threads, once: see [`crate::confine`]), nothing be opened for writing, no memory become code, and
-//! no socket be other than TCP's. What only the way to the login needs (chroot and the capabilities' calls) is of no use after it.
+//! Two parts, since putting a long list on costs as much as all else of a fork together. The *common* part, a list of what is
+//! allowed, is put on once, by the forker, and its children have it by descent: nothing is executed, nothing opened for writing.
+//! The *session's* part, a short list of what is not allowed on top of that, is put on by each child before it reads a byte from its
+//! client: no process is made (threads, once: see [`crate::confine`]) or told anything, no memory becomes code, and there is no
+//! socket other than TCP's. What only the way to the login needs (chroot and the capabilities' calls) is of no use after it.
 
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -10,7 +12,7 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 
-/// Without conditions.
+/// For all of them, without conditions.
 const FREE: &[libc::c_long] = &[
     // bytes
     libc::SYS_read,
@@ -88,8 +90,24 @@ const FREE: &[libc::c_long] = &[
     libc::SYS_chroot,
     libc::SYS_capget,
     libc::SYS_capset,
-    // answered by the other filter, so that the C library falls back to clone(2), whose flags can be seen
+    // answered by a filter of its own, so that the C library falls back to clone(2), whose flags can be seen
     libc::SYS_clone3,
+];
+
+/// For the forker, and for the process that asks for the name of PASV's address.
+const FORKER: &[libc::c_long] = &[
+    libc::SYS_seccomp,
+    libc::SYS_getppid,
+    // children
+    libc::SYS_kill,
+    libc::SYS_wait4,
+    libc::SYS_pipe2,
+    // a name's address
+    libc::SYS_uname,
+    libc::SYS_sendmmsg,
+    libc::SYS_access,
+    libc::SYS_faccessat2,
+    libc::SYS_readlink,
 ];
 
 /// There is no filter.
@@ -103,12 +121,16 @@ pub enum FilterError {
     Install(#[from] seccompiler::Error),
 }
 
-/// The filter, ready to be put on.
+/// Both parts, ready to be put on.
 #[derive(Debug)]
 pub struct Filter {
-    allowed: BpfProgram,
     no_clone3: BpfProgram,
+    common: BpfProgram,
+    session: BpfProgram,
 }
+
+/// System calls, each with the rules of which one must hold.
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Holds if each of these does: an argument, by its place, has this value where the mask has ones.
 fn rule(conditions: &[(u8, u64, u64)]) -> Result<SeccompRule, BackendError> {
@@ -122,81 +144,162 @@ fn flags(value: libc::c_int) -> u64 {
     u64::from(value.unsigned_abs())
 }
 
+/// Each of these without conditions.
+fn free(calls: &[&[libc::c_long]]) -> Rules {
+    calls.concat().into_iter().map(|call| (call, Vec::new())).collect()
+}
+
+/// What to answer to the calls that are listed, and what to all others.
+fn program(list: Rules, listed: SeccompAction, others: SeccompAction) -> Result<BpfProgram, BackendError> {
+    SeccompFilter::new(list, others, listed, std::env::consts::ARCH.try_into()?)?.try_into()
+}
+
+/// Of socket(2): this family, this kind.
+fn socket(family: libc::c_int, kind: libc::c_int) -> Result<SeccompRule, BackendError> {
+    rule(&[(0, u64::from(u32::MAX), flags(family)), of_kind(kind)])
+}
+
+fn of_kind(kind: libc::c_int) -> (u8, u64, u64) {
+    (1, flags(!(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) & 0xffff), flags(kind))
+}
+
+/// What everybody may do.
+fn common() -> Result<Rules, BackendError> {
+    let writing = flags(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
+    let mut rules = free(&[FREE, FORKER, &[libc::SYS_mmap, libc::SYS_mprotect, libc::SYS_clone]]);
+    rules.insert(libc::SYS_openat, vec![rule(&[(2, writing, 0)])?]);
+    let mut sockets = vec![socket(libc::AF_NETLINK, libc::SOCK_RAW)?];
+    for family in [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX] {
+        sockets.extend([socket(family, libc::SOCK_STREAM)?, socket(family, libc::SOCK_DGRAM)?]);
+    }
+    rules.insert(libc::SYS_socket, sockets);
+    Ok(rules)
+}
+
+/// What of it a session may not.
+fn not_in_sessions() -> Result<Rules, BackendError> {
+    let (code, thread) = (flags(libc::PROT_EXEC), flags(libc::CLONE_THREAD));
+    let mut rules = free(&[FORKER]);
+    rules.insert(libc::SYS_mmap, vec![rule(&[(2, code, code)])?]);
+    rules.insert(libc::SYS_mprotect, vec![rule(&[(2, code, code)])?]);
+    rules.insert(libc::SYS_clone, vec![rule(&[(0, thread, 0)])?]);
+    let family = |family| rule(&[(0, u64::from(u32::MAX), flags(family))]);
+    let but_tcp = vec![family(libc::AF_UNIX)?, family(libc::AF_NETLINK)?, rule(&[of_kind(libc::SOCK_DGRAM)])?];
+    rules.insert(libc::SYS_socket, but_tcp);
+    Ok(rules)
+}
+
 impl Filter {
     /// Makes it.
     ///
     /// # Errors
     /// [`FilterError::Make`] on a machine that it is not for.
     pub fn new() -> Result<Self, FilterError> {
-        let writing = flags(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
-        let (code, thread) = (flags(libc::PROT_EXEC), flags(libc::CLONE_THREAD));
-        let kind = flags(!(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) & 0xffff);
-        let tcp = |family| rule(&[(0, u64::from(u32::MAX), flags(family)), (1, kind, flags(libc::SOCK_STREAM))]);
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = FREE.iter().map(|call| (*call, Vec::new())).collect();
-        rules.insert(libc::SYS_openat, vec![rule(&[(2, writing, 0)])?]);
-        rules.insert(libc::SYS_mmap, vec![rule(&[(2, code, 0)])?]);
-        rules.insert(libc::SYS_mprotect, vec![rule(&[(2, code, 0)])?]);
-        rules.insert(libc::SYS_clone, vec![rule(&[(0, thread, thread)])?]);
-        rules.insert(libc::SYS_socket, vec![tcp(libc::AF_INET)?, tcp(libc::AF_INET6)?]);
-        let arch = std::env::consts::ARCH.try_into()?;
-        let error = |errno: libc::c_int| SeccompAction::Errno(errno.unsigned_abs());
-        let allowed = SeccompFilter::new(rules, error(libc::EPERM), SeccompAction::Allow, arch)?;
-        let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let no_clone3 = SeccompFilter::new(clone3, SeccompAction::Allow, error(libc::ENOSYS), arch)?;
-        Ok(Self { allowed: allowed.try_into()?, no_clone3: no_clone3.try_into()? })
+        use SeccompAction::{Allow, Errno};
+        let (denied, unknown) = (Errno(libc::EPERM.unsigned_abs()), Errno(libc::ENOSYS.unsigned_abs()));
+        Ok(Self {
+            no_clone3: program(free(&[&[libc::SYS_clone3]]), unknown, Allow)?,
+            common: program(common()?, Allow, denied.clone())?,
+            session: program(not_in_sessions()?, denied, Allow)?,
+        })
     }
 
-    /// Puts it on, for this thread and those that it will start; also takes away the chance of privilege by exec.
+    /// Puts the common part on, for this thread and all that comes from it; also takes away the chance of privilege by exec.
     ///
     /// # Errors
     /// [`FilterError::Install`].
     pub fn install(&self) -> Result<(), FilterError> {
-        // In this order: under the second no further one can be put on.
         seccompiler::apply_filter(&self.no_clone3)?;
-        seccompiler::apply_filter(&self.allowed)?;
+        seccompiler::apply_filter(&self.common)?;
         Ok(())
+    }
+
+    /// Puts the session's part on top of the common one. No further one can be put on after it.
+    ///
+    /// # Errors
+    /// [`FilterError::Install`].
+    pub fn narrow(&self) -> Result<(), FilterError> {
+        Ok(seccompiler::apply_filter(&self.session)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::errno::Errno;
     use std::io::ErrorKind::PermissionDenied;
 
     /// On a thread of the test's process: a filter holds for the thread that puts it on.
-    fn filtered<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+    fn filtered<T: Send>(session: bool, what: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
-                Filter::new().unwrap().install().unwrap();
+                let filter = Filter::new().unwrap();
+                filter.install().unwrap();
+                if session {
+                    filter.narrow().unwrap();
+                    assert!(filter.narrow().is_err(), "it is the last one");
+                }
                 what()
             });
             thread.join().unwrap()
         })
     }
 
+    fn kind<T>(outcome: std::io::Result<T>) -> std::io::ErrorKind {
+        outcome.map(drop).unwrap_err().kind()
+    }
+
     #[test]
-    fn nothing_is_written_made_or_run() {
+    fn nothing_is_written_or_run() {
         let dir = tempfile::tempdir().unwrap();
         let there = dir.path().join("there");
         std::fs::write(&there, "x").unwrap();
-        filtered(|| {
-            let kind = |outcome: std::io::Result<()>| outcome.unwrap_err().kind();
-            assert_eq!(kind(std::fs::write(dir.path().join("new"), "x")), PermissionDenied);
-            assert_eq!(kind(std::fs::File::options().append(true).open(&there).map(drop)), PermissionDenied);
-            assert_eq!(kind(std::fs::remove_file(&there)), PermissionDenied);
-            assert_eq!(kind(std::fs::create_dir(dir.path().join("d"))), PermissionDenied);
-            assert_eq!(kind(std::process::Command::new("/bin/true").spawn().map(drop)), PermissionDenied);
-            assert_eq!(kind(std::os::unix::net::UnixStream::pair().map(drop)), PermissionDenied);
-            assert_eq!(kind(std::net::UdpSocket::bind("127.0.0.1:0").map(drop)), PermissionDenied);
-            assert_eq!(std::fs::read(&there).unwrap(), b"x");
-        });
+        for session in [false, true] {
+            filtered(session, || {
+                assert_eq!(kind(std::fs::write(dir.path().join("new"), "x")), PermissionDenied);
+                assert_eq!(kind(std::fs::File::options().append(true).open(&there)), PermissionDenied);
+                assert_eq!(kind(std::fs::remove_file(&there)), PermissionDenied);
+                assert_eq!(kind(std::fs::create_dir(dir.path().join("d"))), PermissionDenied);
+                assert_eq!(kind(std::process::Command::new("/bin/true").spawn()), PermissionDenied);
+                assert_eq!(kind(std::os::unix::net::UnixStream::pair()), PermissionDenied);
+                assert_eq!(std::fs::read(&there).unwrap(), b"x");
+            });
+        }
+    }
+
+    /// What only the forker may do.
+    #[test]
+    fn sessions_make_nothing_and_tell_nobody() {
+        use nix::sys::signal::kill;
+        use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+        let try_all = || {
+            let open = |family, kind, protocol: Option<SockProtocol>| {
+                socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, protocol).map(drop)
+            };
+            [
+                open(AddressFamily::Unix, SockType::Stream, None),
+                open(AddressFamily::Unix, SockType::Datagram, None),
+                open(AddressFamily::Inet, SockType::Datagram, None),
+                open(AddressFamily::Inet6, SockType::Datagram, None),
+                open(AddressFamily::Netlink, SockType::Raw, Some(SockProtocol::NetlinkRoute)),
+                nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map(drop),
+                kill(nix::unistd::getpid(), None),
+            ]
+        };
+        assert_eq!(filtered(false, try_all), [Ok(()); 7]);
+        assert_eq!(filtered(true, try_all), [Err(Errno::EPERM); 7]);
+        // Nor what is beyond TCP for both.
+        for session in [false, true] {
+            let packet = || socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None).map(drop);
+            assert_eq!(filtered(session, packet), Err(Errno::EPERM));
+        }
     }
 
     #[test]
     fn what_a_session_does_works() {
         // The trial session of the forker has had a runtime too, and with it the one pipe for signals that tokio makes.
         drop(tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
-        filtered(|| {
+        filtered(true, || {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);

@@ -120,12 +120,13 @@ pub fn run(file: &Path, config: Config, listeners: Vec<TcpListener>) -> Result<(
     let certificate = certificate(&config)?;
     let config = Arc::new(config);
     warm::up(&config, certificate.as_ref().map(Certificate::acceptor)).map_err(ForkerError::Warm)?;
+    let filter = Filter::new()?;
     let forker = Forker {
         sessions: Sessions::new(config.most_sessions(), config.max_per_address),
         signals: signals().map_err(ForkerError::Wait)?,
         desk: Desk::new(config.metrics).map_err(ForkerError::Metrics)?,
         resolver: Resolver::new(config.public_address.as_deref()),
-        filter: Arc::new(Filter::new()?),
+        filter: filter.into(),
         file: file.to_owned(),
         config,
         certificate,
@@ -133,6 +134,8 @@ pub fn run(file: &Path, config: Config, listeners: Vec<TcpListener>) -> Result<(
         paused: None,
         stop: None,
     };
+    forker.filter.install()?;
+    child::trim();
     notify::ready();
     // In a child the forker is dropped on the way: nothing of it stays open in a session.
     match forker.serve()? {

@@ -9,9 +9,10 @@
 //!
 //! # Privileges, in order
 //! 1. The process starts as a user of its own with CAP_SYS_CHROOT (and what it needs to bind port 21, if it does).
-//! 2. The forker has bound its ports and keeps CAP_SYS_CHROOT alone; without it, it does not start.
-//! 3. A child, before it reads from its client: no core, no debugger, no further process, few descriptors, little memory, no
-//!    privilege by exec, no system call but those of [`filter`]; SIGTERM when the forker dies.
+//! 2. The forker has bound its ports and keeps CAP_SYS_CHROOT alone; without it, it does not start. Nothing is executed and nothing
+//!    opened for writing from here on ([`filter`]).
+//! 3. A child, before it reads from its client: no core, no debugger, no further process, few descriptors, little memory, no system
+//!    call but those of a session; SIGTERM when the forker dies.
 //! 4. stagerd says yes to a login and hands over the account's directory: fchdir, chroot, chdir, the directory is closed, the last
 //!    capability goes. If any of it fails, the session ends.
 //!

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
-use tobj::{Fault, Secret, Sha256, TlsVersion};
+use tobj::{Fault, Message, Request, Secret, Sha256, Text, TlsVersion};
 use tokio_rustls::TlsAcceptor;
 
 const SCRIPT: &str = "FEAT\r\nUSER nobody\r\nPASS nothing\r\nQUIT\r\n";
@@ -22,7 +22,12 @@ impl Gatekeeper for Nobody {
     async fn open(&mut self) -> Result<(), Refusal> {
         Ok(())
     }
-    async fn login(&mut self, _: &str, _: Secret, _: bool) -> Result<Admission, Refusal> {
+    /// Goes through what is said to stagerd and heard from it.
+    async fn login(&mut self, user: &str, password: Secret, tls: bool) -> Result<Admission, Refusal> {
+        let request = Request::FtpLogin { user: Text::lossy(user), password, tls };
+        let said = Message::request(request).map_err(|e| Refusal::Gone(e.into()))?.encode();
+        let heard = Message::decode(said.map_err(|e| Refusal::Gone(e.into()))?.as_bytes());
+        heard.map_err(|e| Refusal::Gone(e.into()))?;
         Err(Refusal::Fault(Fault::Denied))
     }
     async fn digest(&mut self, _: &str) -> Result<Sha256, Refusal> {

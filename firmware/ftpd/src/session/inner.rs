@@ -6,6 +6,7 @@ use super::reset_on_close;
 use super::shared::Shared;
 use crate::reply::{Reply, ReplyParser};
 use libunftp::ServerBuilder;
+use slog::{Discard, Logger, o};
 use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -54,6 +55,7 @@ impl Inner {
         )
         .idle_session_timeout(NEVER)
         .passive_ports(PORTS)
+        .logger(Logger::root(Discard, o!()))
         .build()
         .map_err(io::Error::other)?;
         tokio::spawn(server.service(theirs));

@@ -29,12 +29,12 @@ fn capabilities_before_and_after_the_login() {
     let before = [CHROOT_ONLY, CHROOT_ONLY, NONE, NONE];
     assert_eq!(capabilities(daemon.pid()), before);
     assert_eq!(capabilities(session), before);
-    // 2 is a filter of system calls; the test has none, and so has the forker.
-    let filtered = |pid| (status(pid)["NoNewPrivs"].clone(), status(pid)["Seccomp"].clone());
-    assert_eq!(filtered(session), ("1".into(), "2".into()), "before it reads a byte");
-    assert_ne!(filtered(daemon.pid()).1, "2");
+    let filters = |pid| (status(pid)["NoNewPrivs"].clone(), status(pid)["Seccomp_filters"].parse::<u32>().unwrap());
+    let (mine, (no_new_privs, of_forker)) = (filters(nix::unistd::getpid()).1, filters(daemon.pid()));
+    assert_eq!((no_new_privs.as_str(), of_forker), ("1", mine + 2));
+    assert_eq!(filters(session), (no_new_privs, of_forker + 1), "before it reads a byte");
     client.login();
-    assert_eq!(filtered(session).1, "2");
+    assert_eq!(filters(session).1, of_forker + 1);
     assert_eq!(capabilities(session), [NONE; 4]);
     assert_eq!(status(session)["Threads"], "1");
     assert_eq!(status(daemon.pid())["Threads"], "1");
