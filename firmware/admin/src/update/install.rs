@@ -5,7 +5,7 @@
 //! 1. entries that make room are removed;
 //! 2. the image is written to `.<role>_<version>.new`, a name that no loader looks at, and hashed on the way;
 //! 3. the file is synced, forgotten by the page cache, and read back: what is on the disk is what was signed;
-//! 4. it is renamed to `<role>_<version>+3.efi`;
+//! 4. it is renamed to `<role>_<version>+3.efi`, and all of the file system is synced, for FAT renames in two steps;
 //! 5. where an older version was ordered, the newer one is renamed so that it stands back.
 //!
 //! The loader itself is never touched.
@@ -14,6 +14,7 @@ use super::package::{Manifest, PackageError};
 use super::slots::{Entry, Plan};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statvfs::statvfs;
+use nix::unistd::syncfs;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -69,8 +70,8 @@ pub(crate) enum Step {
     Name,
     /// An entry gets another name.
     Rename,
-    /// The directory is synced.
-    SyncDir,
+    /// All names are synced.
+    SyncNames,
 }
 
 /// The entries of an ESP.
@@ -155,9 +156,16 @@ impl Esp {
         Ok(())
     }
 
+    /// All of it, not the directory alone. FAT keeps size and place of a file in the file's directory entry, and the entry of one
+    /// that was renamed has neither until the file, too, is written back: a loader would find a file of 0 bytes. syncfs(2) does
+    /// that, and fsync(2) has the disk empty its cache, which FAT's syncfs(2) does not.
     fn sync(&self, before: &mut (dyn FnMut(Step) -> io::Result<()> + Send)) -> Result<(), InstallError> {
-        let sync = || File::open(&self.dir)?.sync_all();
-        before(Step::SyncDir).and_then(|()| sync()).map_err(at(&self.dir))
+        let sync = || {
+            let dir = File::open(&self.dir)?;
+            syncfs(&dir)?;
+            dir.sync_all()
+        };
+        before(Step::SyncNames).and_then(|()| sync()).map_err(at(&self.dir))
     }
 
     fn room(&self, needed: u64) -> Result<(), InstallError> {
