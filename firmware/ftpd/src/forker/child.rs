@@ -48,11 +48,15 @@ pub(super) fn fork() -> Result<Side, Errno> {
     }
 }
 
-/// Gives back what is free of the heap. What a child takes of it is then in one piece, and a fork copies less.
-#[allow(unsafe_code, reason = "the C library's own call for it")]
+/// Gives back what is free of the heap, and has children keep to one. What a child takes of it is then in one piece, and a fork
+/// copies less; its other thread allocates too little to be worth an arena of its own.
+#[allow(unsafe_code, reason = "the C library's own calls for it")]
 pub(super) fn trim() {
-    // SAFETY: malloc_trim(3) takes its own locks and touches only what nobody has allocated.
-    unsafe { libc::malloc_trim(0) };
+    // SAFETY: both take their own locks. mallopt(3) sets a number, malloc_trim(3) touches only what nobody has allocated.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::malloc_trim(0);
+    }
 }
 
 /// Serves one session and ends the process. Never returns into what was the forker, by panic neither.
