@@ -70,6 +70,7 @@ const FREE: &[libc::c_long] = &[
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
     libc::SYS_sched_getaffinity,
+    libc::SYS_getpriority,
     libc::SYS_sigaltstack,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
@@ -168,6 +169,9 @@ fn common() -> Result<Rules, BackendError> {
     let writing = flags(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
     let mut rules = free(&[FREE, FORKER, &[libc::SYS_mmap, libc::SYS_mprotect, libc::SYS_clone]]);
     rules.insert(libc::SYS_openat, vec![rule(&[(2, writing, 0)])?]);
+    // A thread's own; sessions are of one user, and none may hold the others up.
+    let own = [(0, u64::from(u32::MAX), u64::from(libc::PRIO_PROCESS)), (1, u64::from(u32::MAX), 0)];
+    rules.insert(libc::SYS_setpriority, vec![rule(&own)?]);
     let mut sockets = vec![socket(libc::AF_NETLINK, libc::SOCK_RAW)?];
     for family in [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX] {
         sockets.extend([socket(family, libc::SOCK_STREAM)?, socket(family, libc::SOCK_DGRAM)?]);
@@ -303,6 +307,8 @@ mod tests {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
+            rustix::process::nice(1).unwrap();
+            assert_eq!(rustix::process::setpriority_user(rustix::process::Uid::ROOT, 1), Err(rustix::io::Errno::PERM));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(1)).await });
         });

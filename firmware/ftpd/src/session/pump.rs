@@ -119,10 +119,6 @@ fn in_clear(socket: &TcpStream, order: &mut Order) -> io::Result<()> {
                 left = left.saturating_sub(sent);
                 order.progress.add(sent);
                 rest(socket, pace.sent(sent, Instant::now()))?;
-                if left > 0 && sent < most as u64 {
-                    // The socket is full: asked again at once, the kernel would gather pages for nothing.
-                    writable(socket, order.stall)?;
-                }
             }
             Err(Errno::EAGAIN) => writable(socket, order.stall)?,
             Err(Errno::EINTR) => {}
