@@ -325,6 +325,9 @@ pub(crate) enum Storage {
     Status {
         /// The machine [default: all that have data disks].
         machine: Option<String>,
+        /// As Prometheus reads it: whether all is well, and how often each kind of event has happened.
+        #[arg(long, conflicts_with = "json")]
+        prometheus: bool,
     },
     /// Bring data disks into use where the machine did not do so by itself.
     Create {

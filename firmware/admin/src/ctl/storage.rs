@@ -4,11 +4,26 @@ use super::args::Storage;
 use super::link::Operator;
 use super::{CtlError, show};
 use serde_json::json;
-use tobj::{Reply, Request};
+use std::fmt::Write;
+use tobj::{CountInfo, Reply, Request};
+
+/// How the state of disks is shown.
+enum Form {
+    Table,
+    Json,
+    Prometheus,
+}
 
 pub(crate) async fn run(operator: &Operator, command: Storage, as_json: bool) -> Result<(), CtlError> {
     let (machine, request) = match command {
-        Storage::Status { machine } => return status(operator, machine.as_deref(), as_json).await,
+        Storage::Status { machine, prometheus } => {
+            let form = match (as_json, prometheus) {
+                (true, _) => Form::Json,
+                (_, true) => Form::Prometheus,
+                _ => Form::Table,
+            };
+            return status(operator, machine.as_deref(), form).await;
+        }
         Storage::Create { machine, level, disks, spares, adopt } => {
             (machine, Request::StorageCreate { level, disks, spares, adopt })
         }
@@ -37,14 +52,15 @@ fn named(operator: &Operator, wanted: Option<&str>) -> Result<Vec<String>, CtlEr
     }
 }
 
-async fn status(operator: &Operator, machine: Option<&str>, as_json: bool) -> Result<(), CtlError> {
-    let (mut values, mut rows, mut well) = (Vec::new(), Vec::new(), true);
+async fn status(operator: &Operator, machine: Option<&str>, form: Form) -> Result<(), CtlError> {
+    let (mut values, mut rows, mut metrics, mut well) = (Vec::new(), Vec::new(), Metrics::default(), true);
     for machine in named(operator, machine)? {
         let reply = operator.ask(&machine, Request::StorageStatus {}).await?;
         let Reply::Storage { device, array, level, healthy, detail, disks, counts } = reply else {
             return Err(CtlError::Mismatch(machine));
         };
         well &= healthy;
+        metrics.add(&machine, healthy, &counts);
         values.push(json!({
             "machine": machine, "device": device.as_ref().map(|d| format!("/dev/{d}")),
             "array": array.as_ref().map(tobj::Text::as_str), "level": level.as_ref().map(tobj::Name::as_str),
@@ -65,10 +81,65 @@ async fn status(operator: &Operator, machine: Option<&str>, as_json: bool) -> Re
             vec![machine.clone(), d.name.to_string(), show::size(d.size), part.into(), what]
         }));
     }
-    if as_json {
-        show::json(&values.into())?;
-    } else {
-        show::table(&["MACHINE", "DEVICE", "SIZE", "STATE", "DETAIL"], &rows)?;
+    match form {
+        Form::Table => show::table(&["MACHINE", "DEVICE", "SIZE", "STATE", "DETAIL"], &rows)?,
+        Form::Json => show::json(&values.into())?,
+        Form::Prometheus => show::line(metrics.text().trim_end())?,
     }
     if well { Ok(()) } else { Err(CtlError::Unhealthy) }
+}
+
+/// The lines of each family, which Prometheus wants together.
+#[derive(Debug, Default)]
+struct Metrics {
+    healthy: String,
+    events: String,
+}
+
+impl Metrics {
+    fn add(&mut self, machine: &str, healthy: bool, counts: &[CountInfo]) {
+        // Writing to a String does not fail; names of machines and events need no escape.
+        let _ = writeln!(self.healthy, "ffs_storage_healthy{{machine=\"{machine}\"}} {}", u8::from(healthy));
+        for CountInfo { name, n } in counts {
+            let _ = writeln!(self.events, "ffs_storage_events_total{{machine=\"{machine}\",event=\"{name}\"}} {n}");
+        }
+    }
+
+    /// The text format, version 0.0.4.
+    fn text(&self) -> String {
+        let Self { healthy, events } = self;
+        format!(
+            "# HELP ffs_storage_healthy Whether the array is whole and its disks are well.\n\
+             # TYPE ffs_storage_healthy gauge\n{healthy}\
+             # HELP ffs_storage_events_total What has happened to the array and its disks since the machine started.\n\
+             # TYPE ffs_storage_events_total counter\n{events}"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_stay_together() {
+        let count = |name: &str, n| CountInfo { name: name.parse().unwrap(), n };
+        let mut metrics = Metrics::default();
+        metrics.add("download", false, &[count("members-failed", 2), count("rebuilt", 1)]);
+        metrics.add("database", true, &[count("members-failed", 0)]);
+        let text = metrics.text();
+        let values: Vec<&str> = text.lines().filter(|line| !line.starts_with("# HELP")).collect();
+        assert_eq!(
+            values,
+            [
+                "# TYPE ffs_storage_healthy gauge",
+                "ffs_storage_healthy{machine=\"download\"} 0",
+                "ffs_storage_healthy{machine=\"database\"} 1",
+                "# TYPE ffs_storage_events_total counter",
+                "ffs_storage_events_total{machine=\"download\",event=\"members-failed\"} 2",
+                "ffs_storage_events_total{machine=\"download\",event=\"rebuilt\"} 1",
+                "ffs_storage_events_total{machine=\"database\",event=\"members-failed\"} 0",
+            ]
+        );
+    }
 }

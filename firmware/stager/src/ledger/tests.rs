@@ -33,6 +33,31 @@ fn a_ledger_is_made_once_and_never_over_files() {
     assert!(open(dir.path(), true).is_err(), "an empty file is not a ledger");
 }
 
+/// The form before had neither holders nor uploads nor withdrawals.
+#[test]
+fn a_ledger_of_the_form_before_is_brought_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path(), true).unwrap();
+    let change = |txn: &mut Txn<'_>| {
+        (1..=3).try_for_each(|n| txn.put_lease(id(n), &lease(LeaseKind::OneTime)))?;
+        txn.set_number(Number::Schema, BEFORE)
+    };
+    ledger.write(change).unwrap();
+    let write = ledger.db.begin_write().unwrap();
+    assert!(write.delete_table(HOLDERS).unwrap() && write.delete_table(UPLOADS).unwrap());
+    assert!(write.delete_table(WITHDRAWN).unwrap());
+    write.commit().unwrap();
+    drop(ledger);
+    for _ in 0..2 {
+        let ledger = open(dir.path(), false).unwrap();
+        let object = lease(LeaseKind::OneTime).sha256;
+        assert_eq!(ledger.read().unwrap().number(Number::Schema).unwrap(), SCHEMA);
+        assert_eq!(ledger.write(|txn| txn.holders(object, None, 9)).unwrap(), [id(1), id(2), id(3)]);
+    }
+    open(dir.path(), false).unwrap().write(|txn| txn.set_number(Number::Schema, SCHEMA + 1)).unwrap();
+    assert!(matches!(open(dir.path(), false), Err(LedgerError::Schema(3))), "one of a later version is left alone");
+}
+
 #[test]
 fn a_change_is_whole_or_nothing() {
     let dir = tempfile::tempdir().unwrap();
