@@ -7,7 +7,7 @@ use crate::block;
 use crate::storage::array::{self, Array};
 use crate::storage::change::{self, Change};
 use crate::storage::events::{self, Counts};
-use crate::storage::health::{self, Health};
+use crate::storage::health::{self, Health, Questions};
 use crate::storage::plan::{Content, Inventory, Plan, Refusal};
 use crate::storage::record::{self, ORDER, Order, Progress, RECORD, Record};
 use crate::storage::superblock::Uuid;
@@ -33,6 +33,8 @@ const ALL: &str = "ffs.target";
 const LOOK: Duration = Duration::from_secs(5);
 /// How often disks are asked how they are.
 const ASK: Duration = Duration::from_secs(3600);
+/// How long is waited for what they say.
+const SAID: Duration = Duration::from_secs(3);
 
 fn systemctl(arguments: &[&str]) -> Result<(), Refused> {
     let systemctl = tools::find("systemctl");
@@ -102,6 +104,7 @@ pub(super) struct Watched {
     pub(super) counts: Counts,
     /// How disks say that they are, by their names.
     pub(super) health: BTreeMap<String, Health>,
+    questions: Questions,
 }
 
 /// Held for a moment only.
@@ -122,7 +125,8 @@ pub(super) async fn watch(watch: Watch) {
         let mut happened = events::between(before.as_ref(), now.as_ref());
         if asked.is_none_or(|at| at.elapsed() >= ASK) {
             asked = Some(Instant::now());
-            let health = tokio::task::spawn_blocking(ask).await.unwrap_or_default();
+            let asker = watch.clone();
+            let health = tokio::task::spawn_blocking(move || ask(&asker)).await.unwrap_or_default();
             let mut watched = watch.lock().unwrap_or_else(PoisonError::into_inner);
             happened.extend(events::of_health(&watched.health, &health));
             watched.health = health;
@@ -135,18 +139,24 @@ pub(super) async fn watch(watch: Watch) {
     }
 }
 
-/// Asks all disks how they are.
-fn ask() -> BTreeMap<String, Health> {
+/// Asks all disks how they are; of one that does not answer what it said last.
+fn ask(watch: &Watch) -> BTreeMap<String, Health> {
     let blocks = block::all(Path::new(block::SYS)).unwrap_or_default();
-    let disks = blocks.into_iter().filter(|b| b.physical && b.size > 0);
-    disks.filter_map(|b| Some((b.name.clone(), health::of(&b.name)?))).collect()
+    let disks: Vec<String> = blocks.into_iter().filter(|b| b.physical && b.size > 0).map(|b| b.name).collect();
+    let Watched { questions, health: last, .. } = known(watch);
+    let mut said = questions.ask(&disks, SAID, health::of);
+    let health = |disk: String| {
+        let now = said.remove(&disk).unwrap_or_else(|| last.get(&disk).cloned())?;
+        Some((disk, now))
+    };
+    disks.into_iter().filter_map(health).collect()
 }
 
 /// The data disks, in the array and beside it.
 pub(super) fn show(watch: &Watch) -> Answer {
     let blocks = block::all(Path::new(block::SYS)).map_err(unavailable)?;
     let array = array::look(Path::new(block::SYS));
-    let told = ask();
+    let told = ask(watch);
     let (healthy, mut detail) = checks::storage(array.as_ref(), &told);
     let health = |disk: &str| told.get(disk).map(|h| Text::lossy(&h.said));
     let inventory = inventory::take(true).map_err(unavailable)?;
