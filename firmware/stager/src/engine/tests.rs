@@ -49,6 +49,12 @@ fn a_one_time_lease_has_user_and_secret() {
     assert_eq!(crate::rows::lease_of(user.as_str()), Some(*lease));
     assert_eq!(secret.expose().len(), 32);
     assert!(kit.path(&format!("tickets/{lease}/grüße 1.iso")).exists());
+    // Those of the same millisecond are in no order.
+    let millisecond = || std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+    let made_by = millisecond();
+    while millisecond() == made_by {
+        std::thread::yield_now();
+    }
     let second = kit.staged(2, OneTime);
     assert_ne!(second, *lease, "every one-time grant makes a lease of its own");
     assert!(second > *lease, "later leases sort later");
