@@ -325,7 +325,8 @@ impl Machine {
     pub fn args(&self, accel: Accel, files: &Files) -> Result<Vec<OsString>, Error> {
         plain(&self.name)?;
         let mut args = Args::default();
-        args.0.extend(["-nodefaults", "-no-user-config"].map(OsString::from));
+        // Its processors wait until somebody is there: a guest of a few instructions may be over before that.
+        args.0.extend(["-nodefaults", "-no-user-config", "-S"].map(OsString::from));
         if !self.reboots {
             args.0.push("-no-reboot".into());
         }

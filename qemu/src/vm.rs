@@ -90,6 +90,7 @@ impl Machine {
                 }
             }
         }
+        vm.execute("cont", &json!({}))?;
         Ok(vm)
     }
 }
