@@ -129,9 +129,11 @@ pub fn confine(directory: OwnedFd) -> Result<(), ConfineError> {
         caps::clear(None, set)?;
     }
     // Of the ambient set only what could be in it is looked at: to read it all takes a call for each capability there is.
-    let ambient = caps::has_cap(None, CapSet::Ambient, Capability::CAP_SYS_CHROOT)?;
+    if caps::has_cap(None, CapSet::Ambient, Capability::CAP_SYS_CHROOT)? {
+        return Err(ConfineError::Left);
+    }
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        if ambient || !caps::read(None, set)?.is_empty() {
+        if !caps::read(None, set)?.is_empty() {
             return Err(ConfineError::Left);
         }
     }

@@ -155,11 +155,17 @@ fn program(list: Rules, listed: SeccompAction, others: SeccompAction) -> Result<
     SeccompFilter::new(list, others, listed, std::env::consts::ARCH.try_into()?)?.try_into()
 }
 
-/// Of socket(2): this family, this kind.
-fn socket(family: libc::c_int, kind: libc::c_int) -> Result<SeccompRule, BackendError> {
-    rule(&[(0, u64::from(u32::MAX), flags(family)), of_kind(kind)])
+/// For [`rule`]: an argument has this value in all its bits.
+fn is(argument: u8, value: u64) -> (u8, u64, u64) {
+    (argument, u64::from(u32::MAX), value)
 }
 
+/// For [`rule`]: the socket is of this family.
+fn of_family(family: libc::c_int) -> (u8, u64, u64) {
+    is(0, flags(family))
+}
+
+/// For [`rule`]: the socket is of this kind, whatever else is said of it.
 fn of_kind(kind: libc::c_int) -> (u8, u64, u64) {
     (1, flags(!(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) & 0xffff), flags(kind))
 }
@@ -170,8 +176,8 @@ fn common() -> Result<Rules, BackendError> {
     let mut rules = free(&[FREE, FORKER, &[libc::SYS_mmap, libc::SYS_mprotect, libc::SYS_clone]]);
     rules.insert(libc::SYS_openat, vec![rule(&[(2, writing, 0)])?]);
     // A thread's own; sessions are of one user, and none may hold the others up.
-    let own = [(0, u64::from(u32::MAX), u64::from(libc::PRIO_PROCESS)), (1, u64::from(u32::MAX), 0)];
-    rules.insert(libc::SYS_setpriority, vec![rule(&own)?]);
+    rules.insert(libc::SYS_setpriority, vec![rule(&[is(0, u64::from(libc::PRIO_PROCESS)), is(1, 0)])?]);
+    let socket = |family, kind| rule(&[of_family(family), of_kind(kind)]);
     let mut sockets = vec![socket(libc::AF_NETLINK, libc::SOCK_RAW)?];
     for family in [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX] {
         sockets.extend([socket(family, libc::SOCK_STREAM)?, socket(family, libc::SOCK_DGRAM)?]);
@@ -187,9 +193,8 @@ fn not_in_sessions() -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_mmap, vec![rule(&[(2, code, code)])?]);
     rules.insert(libc::SYS_mprotect, vec![rule(&[(2, code, code)])?]);
     rules.insert(libc::SYS_clone, vec![rule(&[(0, thread, 0)])?]);
-    let family = |family| rule(&[(0, u64::from(u32::MAX), flags(family))]);
-    let but_tcp = vec![family(libc::AF_UNIX)?, family(libc::AF_NETLINK)?, rule(&[of_kind(libc::SOCK_DGRAM)])?];
-    rules.insert(libc::SYS_socket, but_tcp);
+    let but_tcp = [of_family(libc::AF_UNIX), of_family(libc::AF_NETLINK), of_kind(libc::SOCK_DGRAM)];
+    rules.insert(libc::SYS_socket, but_tcp.iter().map(|one| rule(&[*one])).collect::<Result<_, _>>()?);
     Ok(rules)
 }
 
