@@ -11,6 +11,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod array;
+pub(crate) mod cache;
 pub(crate) mod change;
 pub(crate) mod events;
 pub(crate) mod health;
@@ -71,6 +72,12 @@ pub enum StorageError {
     /// The array did not start.
     #[error("{0} was not started: too few of its disks are there, or the kernel found it both dirty and degraded")]
     NotStarted(String),
+    /// A disk cannot be what the array needs.
+    #[error(
+        "the write cache of {0} cannot be switched off, and RAID5 would lose what was just written when the power goes: take other \
+         disks, or the level raid1, raid10 or raid6"
+    )]
+    Cache(String),
     /// No randomness.
     #[error("no randomness")]
     Random(#[from] getrandom::Error),

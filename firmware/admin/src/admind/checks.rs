@@ -4,6 +4,7 @@ use super::boot;
 use crate::block;
 use crate::setup::STORAGE;
 use crate::storage::array::{self, Array};
+use crate::storage::cache;
 use crate::storage::health::Health;
 use crate::storage::record;
 use crate::storage::scrub::{self, Scrub};
@@ -117,6 +118,13 @@ pub(super) fn storage(array: Option<&Array>, health: &BTreeMap<String, Health>) 
         healthy = false;
         words =
             format!("{words}; {disk} says that it fails: `ffsctl storage replace` copies it to another while it works");
+    }
+    for disk in array.into_iter().flat_map(|a| cache::volatile(Path::new(block::SYS), a)) {
+        healthy = false;
+        words = format!(
+            "{words}; the write cache of {disk} cannot be switched off, so that a power cut takes what was just written: \
+             `ffsctl storage replace` it"
+        );
     }
     let scrub: Option<Scrub> = record::load(Path::new(scrub::RECORD)).ok().flatten();
     if let Some(said) = array.and_then(|a| scrub?.describe(a.array, scrub::now())) {

@@ -4,7 +4,7 @@ use super::inventory;
 use super::plan::{self, Level, Plan};
 use super::record::{self, ORDER, Order, Progress, RECORD, Record};
 use super::superblock::Uuid;
-use super::{APPEARS, QUIET, StorageError, array, io_error, keeps_data};
+use super::{APPEARS, QUIET, StorageError, array, cache, io_error, keeps_data};
 use crate::block;
 use crate::setup::{Appliance, Daemon, Layout, STORAGE};
 use crate::tools;
@@ -100,10 +100,16 @@ fn carry_out(plan: Plan, request: Option<String>) -> Result<(), StorageError> {
             if degraded {
                 tracing::warn!(%array, ?disks, dirty, "members are missing; the array starts without them");
             }
+            // Data that is there is served all the same; `status` says what is wrong with that.
+            let level = record::load::<Record>(Path::new(RECORD))?.map(|r| r.level);
+            if let Some(Err(error)) = level.map(|level| no_caches(level, &disks)) {
+                tracing::error!("{}", daemon::report(&error));
+            }
             assemble(array, &disks, dirty)?;
             if format { finish(array) } else { Ok(()) }
         }
         Plan::Create { array, level, disks, spares, zero } => {
+            no_caches(level, &disks)?;
             let request = request.or_else(|| record::load::<Record>(Path::new(RECORD)).ok().flatten()?.request);
             let progress = Progress::Creating;
             record::save(Path::new(RECORD), &Record { array, level, spares, progress, request })?;
@@ -114,6 +120,11 @@ fn carry_out(plan: Plan, request: Option<String>) -> Result<(), StorageError> {
             finish(array)
         }
     }
+}
+
+/// Switches the write caches of disks off where an array of this level needs that.
+fn no_caches(level: Level, disks: &[String]) -> Result<(), StorageError> {
+    if cache::is_too_much_for(level.as_str()) { cache::switch_off(Path::new(block::SYS), disks) } else { Ok(()) }
 }
 
 /// `dirty`: also where the parity may be wrong, which is then taken for right.
@@ -221,6 +232,11 @@ fn take_back() {
     let Some(running) = array::look(Path::new(block::SYS)).filter(|a| a.missing > 0) else { return };
     let Ok(inventory) = inventory::take(false) else { return };
     for disk in plan::fallen_behind(&inventory, &running) {
+        let level = running.level.parse();
+        if let Ok(Err(error)) = level.map(|level| no_caches(level, std::slice::from_ref(&disk))) {
+            tracing::warn!(disk, "{}", daemon::report(&error));
+            continue;
+        }
         let device = array::device();
         let member = format!("/dev/{disk}");
         let arguments = [&*device.to_string_lossy(), "--re-add", &member];
