@@ -10,6 +10,10 @@
 //! comes after it, and nothing is read again: the file is cut there, and the hash goes on from its state. So it does after a crash
 //! or a power cut, too. An upload that nobody goes on with for [`crate::config::Config::upload_keep_seconds`] is dropped.
 //!
+//! A sync that failed is never tried again on the same file: the kernel tells of bytes that it could not write once, and the next sync
+//! of them succeeds. What was committed before stays in force, and the next try cuts the file there. One that begins anew drops what
+//! is committed before it cuts the file: in the other order, a crash would leave a count of bytes that are not those.
+//!
 //! # Room
 //!
 //! What is being taken in together must leave [`crate::config::Config::min_free_bytes`] free: room is promised before a byte is read,
@@ -101,6 +105,8 @@ struct Incoming {
     hasher: Hasher,
     /// Bytes that are in it.
     size: u64,
+    /// A sync of it failed: which of its bytes are on the disk cannot be found out any more.
+    spoiled: bool,
 }
 
 impl Intake {
@@ -190,6 +196,7 @@ impl Intake {
         if object.is_some() {
             return Err(Refusal::new(Fault::Invalid, "the object is there already"));
         }
+        let begun = upload.is_some();
         let upload = upload.filter(|upload| upload.size == size && offset > 0);
         let there = upload.as_ref().map_or(0, |upload| upload.durable);
         if there != offset {
@@ -199,6 +206,9 @@ impl Intake {
             ));
         }
         let promise = self.promise(length)?;
+        if offset == 0 && begun {
+            self.forget(sha256).await?;
+        }
         let hasher = match &upload {
             None => Some(Hasher::new()),
             Some(upload) => restore(&upload.hash),
@@ -207,12 +217,15 @@ impl Intake {
             self.forget(sha256).await?;
             return Err(Refusal::new(Fault::Invalid, "what was there of the object cannot be used; begin anew"));
         };
-        let incoming = Incoming { file, hasher, size: offset };
-        let (incoming, arrived) = self.receive(incoming, length, promise, Some((sha256, size)), literal).await?;
+        let incoming = Incoming { file, hasher, size: offset, spoiled: false };
+        let (mut incoming, arrived) = self.receive(incoming, length, promise, Some((sha256, size)), literal).await?;
         if let Err(refusal) = arrived {
+            if incoming.spoiled {
+                return Err(refusal);
+            }
             // What has come so far is kept for the next try.
-            let (tree, engine, incoming) = (self.tree.clone(), self.engine.clone(), incoming);
-            let kept = tokio::task::spawn_blocking(move || checkpoint(&tree, &engine, &incoming, sha256, size, true));
+            let this = self.clone();
+            let kept = tokio::task::spawn_blocking(move || this.checkpoint(&mut incoming, sha256, size, true));
             match kept.await {
                 Ok(Ok(())) => tracing::info!(%sha256, "an upload broke off; what came of it is kept"),
                 Ok(Err(why)) => tracing::warn!(%sha256, %why, "an upload broke off; what came of it may be lost"),
@@ -311,13 +324,30 @@ impl Intake {
             if let Some((sha256, size)) = upload
                 && incoming.size - durable >= self.checkpoint
             {
-                if let Err(refusal) = checkpoint(&self.tree, &self.engine, &incoming, sha256, size, false) {
+                if let Err(refusal) = self.checkpoint(&mut incoming, sha256, size, false) {
                     return (incoming, Err(refusal));
                 }
                 durable = incoming.size;
             }
         }
         (incoming, Ok(()))
+    }
+
+    /// Makes durable what came of an upload; `waits` for the ledger to say so. Not to be called again after a sync that failed.
+    fn checkpoint(&self, incoming: &mut Incoming, sha256: Sha256, size: u64, waits: bool) -> Result<(), Refusal> {
+        let synced = self.tree.faults().check(Op::Sync).map_err(io::Error::from);
+        if let Err(error) = synced.and_then(|()| incoming.file.sync_data()) {
+            incoming.spoiled = true;
+            return Err(self.failed(format!("an upload could not be synced: {error}")));
+        }
+        hit(Point::AfterCheckpoint);
+        let hash = hex::encode(incoming.hasher.serialize());
+        let work = Work::Upload { sha256, upload: Some(Upload { size, durable: incoming.size, hash, at: 0 }) };
+        if waits {
+            return self.engine.ask_blocking(work).map(drop);
+        }
+        self.engine.ride(work);
+        Ok(())
     }
 
     /// Gives a whole file its place.
@@ -375,7 +405,7 @@ impl Intake {
 }
 
 fn fresh(file: File) -> Incoming {
-    Incoming { file, hasher: Hasher::new(), size: 0 }
+    Incoming { file, hasher: Hasher::new(), size: 0, spoiled: false }
 }
 
 /// The hash of what came in, if it is the right one.
@@ -388,27 +418,6 @@ fn check(incoming: &Incoming, expected: Option<Sha256>) -> Result<Sha256, Refusa
         }
         _ => Ok(sha256),
     }
-}
-
-/// Makes durable what came of an upload; `waits` for the ledger to say so.
-fn checkpoint(
-    tree: &Tree,
-    engine: &Handle,
-    incoming: &Incoming,
-    sha256: Sha256,
-    size: u64,
-    waits: bool,
-) -> Result<(), Refusal> {
-    let synced = tree.faults().check(Op::Sync).map_err(io::Error::from).and_then(|()| incoming.file.sync_data());
-    synced.map_err(|error| Refusal::new(Fault::Unavailable, format!("an upload could not be synced: {error}")))?;
-    hit(Point::AfterCheckpoint);
-    let hash = hex::encode(incoming.hasher.serialize());
-    let work = Work::Upload { sha256, upload: Some(Upload { size, durable: incoming.size, hash, at: 0 }) };
-    if waits {
-        return engine.ask_blocking(work).map(drop);
-    }
-    engine.ride(work);
-    Ok(())
 }
 
 /// The hash of an upload as it was at its checkpoint; none if it was written by a version that kept it in another form.

@@ -217,3 +217,50 @@ async fn a_disk_that_fails_is_told_and_leaves_nothing() {
     intake.put(bytes.len() as u64, None, "operator:eve", &mut &bytes[..]).await.unwrap();
     assert_eq!(intake.failure(), None, "it works again");
 }
+
+/// What the ledger has of an upload, once everything that rides along is committed.
+async fn durable(kit: &Kit, bytes: &[u8]) -> Option<u64> {
+    kit.engine.ask(Work::Sweep).await.unwrap();
+    kit.ledger.read().unwrap().upload(hash_of(bytes)).unwrap().map(|upload| upload.durable)
+}
+
+#[tokio::test]
+async fn a_sync_that_failed_is_not_tried_again() {
+    let kit = kit();
+    let intake = intake(&kit);
+    let bytes = some_bytes(7 * BLOCK);
+    for (begun, passed) in [(None, 2), (Some(2), 4)] {
+        let from = begun.unwrap_or(0) * BLOCK;
+        // As the kernel does it: one sync fails, and the next one has nothing to complain of.
+        kit.tree.faults().arm_once(Op::Sync, 2, Errno::EIO);
+        let refusal = append(&intake, &bytes, from as u64, &mut &bytes[from..]).await.unwrap_err();
+        assert!(refusal.fault == Fault::Unavailable && refusal.why.contains("synced"), "{refusal:?}");
+        assert_eq!(durable(&kit, &bytes).await, Some((passed * BLOCK) as u64), "what was synced before, and no more");
+        assert!(intake.failure().is_some_and(|why| why.contains("synced")), "an operator hears of it");
+    }
+    // The sync that fails is that of a connection which breaks off.
+    let from = 4 * BLOCK;
+    kit.tree.faults().arm_once(Op::Sync, 1, Errno::EIO);
+    append(&intake, &bytes, from as u64, &mut broken_after(&bytes[from..from + 9])).await.unwrap_err();
+    assert_eq!(offset_of(&intake, &bytes).await, from as u64);
+    let stored = append(&intake, &bytes, from as u64, &mut &bytes[from..]).await;
+    assert!(matches!(stored, Ok(Reply::Stored { known: false, .. })), "{stored:?}");
+    let name = hash_of(&bytes).to_string();
+    assert!(std::fs::read(kit.path(&format!("storeroom/{}/{name}", &name[..2]))).unwrap() == bytes);
+    assert_eq!(intake.failure(), None, "it works again");
+}
+
+#[tokio::test]
+async fn an_upload_that_begins_anew_leaves_no_count_of_the_one_before() {
+    let kit = kit();
+    let intake = intake(&kit);
+    let bytes = some_bytes(3 * BLOCK);
+    append(&intake, &bytes, 0, &mut broken_after(&bytes[..BLOCK])).await.unwrap_err();
+    assert_eq!(durable(&kit, &bytes).await, Some(BLOCK as u64));
+    // Nothing of the new one becomes durable: what the file holds now is none of what was counted.
+    kit.tree.faults().arm_once(Op::Sync, 1, Errno::EIO);
+    append(&intake, &bytes, 0, &mut &bytes[..]).await.unwrap_err();
+    assert_eq!(durable(&kit, &bytes).await, None);
+    assert_eq!(offset_of(&intake, &bytes).await, 0);
+    assert!(append(&intake, &bytes, 0, &mut &bytes[..]).await.is_ok());
+}

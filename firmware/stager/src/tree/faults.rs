@@ -33,6 +33,7 @@ struct Fault {
     op: Op,
     left: u32,
     errno: Errno,
+    once: bool,
 }
 
 /// What is to fail.
@@ -45,7 +46,17 @@ pub struct Faults {
 impl Faults {
     /// Has the `nth` operation of this kind from now (from 1) fail in this way, and every one after it until [`Faults::disarm`].
     pub fn arm(&self, op: Op, nth: u32, errno: Errno) {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(Fault { op, left: nth, errno });
+        self.add(Fault { op, left: nth, errno, once: false });
+    }
+
+    /// Has the `nth` operation of this kind from now (from 1) fail in this way, and none after it: so a kernel tells of bytes that
+    /// it could not write, once.
+    pub fn arm_once(&self, op: Op, nth: u32, errno: Errno) {
+        self.add(Fault { op, left: nth, errno, once: true });
+    }
+
+    fn add(&self, fault: Fault) {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
         self.armed.store(true, Relaxed);
     }
 
@@ -61,12 +72,17 @@ impl Faults {
             return Ok(());
         }
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        for fault in faults.iter_mut().filter(|fault| fault.op == op) {
-            fault.left = fault.left.saturating_sub(1);
-            if fault.left == 0 {
-                return Err(fault.errno);
+        let due = faults.iter_mut().position(|fault| {
+            if fault.op == op {
+                fault.left = fault.left.saturating_sub(1);
             }
+            fault.op == op && fault.left == 0
+        });
+        let Some(due) = due else { return Ok(()) };
+        let Fault { errno, once, .. } = faults[due];
+        if once {
+            faults.remove(due);
         }
-        Ok(())
+        Err(errno)
     }
 }
