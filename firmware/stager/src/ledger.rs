@@ -4,7 +4,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `meta` | name | number: `schema`, last audit number, last transfer, kept time, last revocation |
+//! | `meta` | name | number: `schema`, last audit number, last transfer, kept time, last revocation, … ([`Number`]) |
 //! | `objects` | SHA-256 | [`Object`] |
 //! | `leases` | id | [`Lease`] |
 //! | `paths` | customer/product/version/file, for a one-time lease also its id | id of the lease |
@@ -66,6 +66,8 @@ pub enum Number {
     Pass,
     /// When it began (seconds since 1970).
     PassBegan,
+    /// 1 in a ledger that is new, until the first of its audit records may be sent: see [`crate::outbox`].
+    Unsent,
 }
 
 impl Number {
@@ -78,6 +80,7 @@ impl Number {
             Self::Revocation => "revocation",
             Self::Pass => "pass",
             Self::PassBegan => "pass-began",
+            Self::Unsent => "unsent",
         }
     }
 }
@@ -210,7 +213,10 @@ impl Ledger {
         let db = redb::Builder::new().create(scratch);
         let db = db.map_err(|e| LedgerError::Open { path: scratch.to_owned(), source: Box::new(e.into()) })?;
         let ledger = Self { db };
-        ledger.write(|txn| txn.set_number(Number::Schema, SCHEMA))?;
+        ledger.write(|txn| {
+            txn.set_number(Number::Unsent, 1)?;
+            txn.set_number(Number::Schema, SCHEMA)
+        })?;
         drop(ledger);
         crate::killpoint::hit(crate::killpoint::Point::BeforeLedgerName);
         std::fs::File::open(scratch).and_then(|f| f.sync_all()).map_err(create)?;
@@ -512,14 +518,33 @@ impl<'t> Txn<'t> {
 
     /// Puts an event into the outbox, with the next number.
     pub fn log(&mut self, event: &Event) -> Result<u64> {
-        let last = match self.audit {
-            Some(last) => last,
-            None => self.number(Number::Audit)?,
-        };
-        let seq = last + 1;
+        let seq = self.last_logged()? + 1;
         self.outbox.insert(seq, &*render("outbox", event)?)?;
         self.audit = Some(seq);
         Ok(seq)
+    }
+
+    fn last_logged(&self) -> Result<u64> {
+        match self.audit {
+            Some(last) => Ok(last),
+            None => self.number(Number::Audit),
+        }
+    }
+
+    /// Has the events of the outbox, and those to come, follow this number. For a ledger that has sent none of them.
+    pub fn number_after(&mut self, after: u64) -> Result<()> {
+        let last = self.last_logged()?;
+        if after > 0 {
+            // The last one first: what it moves to is above all others, or was left just now.
+            for seq in (1..=last).rev() {
+                let row = self.outbox.remove(seq)?.map(|row| row.value().to_vec());
+                if let Some(row) = row {
+                    self.outbox.insert(seq + after, &*row)?;
+                }
+            }
+            self.audit = Some(last + after);
+        }
+        self.set_number(Number::Unsent, 0)
     }
 
     /// Drops what the database has acknowledged.

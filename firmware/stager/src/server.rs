@@ -236,10 +236,12 @@ pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown
     ));
     // Everything below ends with this one, which also ends when the writer or any of it does.
     let (trigger, end) = Shutdown::manual();
+    let trouble = outbox::Trouble::default();
     let mut tasks = JoinSet::new();
     {
         let (ledger, database, engine, end) = (ledger.clone(), database.clone(), engine.clone(), end.clone());
-        tasks.spawn(quietly(outbox::run(ledger, database, engine, end)));
+        let outbox = outbox::Outbox { ledger, database, engine, trouble: trouble.clone() };
+        tasks.spawn(quietly(outbox::run(outbox, end)));
     }
     {
         let (ledger, database, engine, clock) = (ledger.clone(), database.clone(), engine.clone(), clock.clone());
@@ -266,8 +268,21 @@ pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown
         let pace = verify::Pace { bytes_per_second: config.verify_bytes_per_second, days: config.verify_days };
         verify::begin_if_ordered(&tree, &engine).await;
         let verify = verify::Verifier::start(parts, pace).map_err(|_| RunError::Engine(EngineError::Thread))?;
-        let service =
-            Stager { name, verifier, intake, verify, tree, ledger, engine, clock, database, sessions, floor, found };
+        let service = Stager {
+            name,
+            verifier,
+            intake,
+            verify,
+            tree,
+            ledger,
+            engine,
+            clock,
+            database,
+            trouble,
+            sessions,
+            floor,
+            found,
+        };
         let (path, allowed) = (config.socket.clone(), Peers::uids(&config.allow_uids));
         tasks.spawn(async move {
             let served = daemon::ipc::serve(sockets.commands, allowed, service, end).await;

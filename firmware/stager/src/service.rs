@@ -6,6 +6,7 @@ use crate::engine::{Handle, Refusal, Settled, Work};
 use crate::grants::{GrantError, Verifier};
 use crate::ingest::Intake;
 use crate::ledger::{Ledger, LedgerError, Number};
+use crate::outbox::Trouble;
 use crate::reconcile::Report;
 use crate::rows::{Event, State};
 use crate::sessions::Sessions;
@@ -44,6 +45,8 @@ pub struct Stager {
     pub clock: Clock,
     /// The way to the database.
     pub database: Arc<Database>,
+    /// Why the database does not take audit records.
+    pub trouble: Trouble,
     /// The ftp sessions.
     pub sessions: Arc<Sessions>,
     /// Bytes that objects leave free.
@@ -211,7 +214,11 @@ impl Stager {
         match &looked {
             Ok(look) => {
                 checks.push(check("ledger", true, format!("{} leases", look.leases)));
-                checks.push(check("outbox", look.outbox < BACKLOG, look.backlog(self.clock.now().at)));
+                let backlog = look.backlog(self.clock.now().at);
+                checks.push(match self.trouble.get() {
+                    Some(why) => check("outbox", false, format!("{why}; {backlog}")),
+                    None => check("outbox", look.outbox < BACKLOG, backlog),
+                });
                 checks.push(check("objects", look.damaged == 0, look.objects(self.verify.doing().is_some())));
             }
             Err(error) => checks.push(check("ledger", false, daemon::report(error))),

@@ -557,6 +557,9 @@ async fn audit_records_come_once_and_without_gaps() {
     assert_eq!(site.ask("download", audit(&[1, 2, 3])).await, Reply::Acknowledged { upto: 3 });
     is_opaque(site.ask("download", audit(&[5])).await, Fault::Invalid);
     assert_eq!(site.ask("download2", audit(&[1])).await, Reply::Acknowledged { upto: 1 });
+    for (appliance, upto) in [("download", 3), ("download2", 1), ("download3", 0)] {
+        assert_eq!(site.ask(appliance, audit(&[])).await, Reply::Acknowledged { upto }, "without a record it is asked");
+    }
     is_opaque(site.ask("database", audit(&[99])).await, Fault::Denied);
     assert_eq!(site.events(AuditEvent::Transfer).await, 4);
 }

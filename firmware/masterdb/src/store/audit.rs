@@ -70,7 +70,8 @@ impl<'txn> Trail<'txn> {
     }
 }
 
-/// Adds what an appliance reports, as far as it is not in the trail yet.
+/// Adds what an appliance reports, as far as it is not in the trail yet. Without any record it tells how far the trail is: so an
+/// appliance whose ledger is new, or went back, finds out before it numbers anything.
 ///
 /// # Errors
 /// [`StoreError`] when the store fails.

@@ -64,6 +64,7 @@ impl Engine {
                 txn.log(&event)?;
                 Ok(Plan::done())
             }
+            Work::NumberAfter { last } => number_after(txn, last, now),
             Work::Acknowledge { upto } => {
                 let last = txn.number(Number::Audit)?;
                 if upto > last {
@@ -79,6 +80,23 @@ impl Engine {
 
 /// Why nothing new is begun.
 const FULL: &str = "the file system is full but for what is kept for the ledger; retire objects or make it larger";
+
+/// Gives a new ledger its place in the appliance's one sequence of records.
+fn number_after(txn: &mut Txn<'_>, last: u64, now: Now) -> Result<Plan, LedgerError> {
+    if txn.number(Number::Unsent)? == 0 {
+        return Ok(Plan::refused(Fault::Invalid, "records of this ledger were sent under their numbers"));
+    }
+    if last > u64::MAX / 2 {
+        return Ok(Plan::refused(Fault::Invalid, "there would be no numbers left"));
+    }
+    txn.number_after(last)?;
+    if last > 0 {
+        let outcome = format!("the ledger is new; what follows record {last} is its own");
+        tracing::warn!(last, "the ledger is new: its audit records follow those that the database has of this appliance");
+        txn.log(&Event::new(now.at, AuditEvent::Admin).outcome(outcome))?;
+    }
+    Ok(Plan::done())
+}
 
 /// A grant's request: a new lease, a renewed one, or the answer that it got before.
 fn stage(txn: &mut Txn<'_>, request: Id, grant: &Grant, now: Now) -> Result<Plan, LedgerError> {

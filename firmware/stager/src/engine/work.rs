@@ -141,6 +141,11 @@ pub enum Work {
     },
     /// Something happened that the database is to know: [`Reply::Done`].
     Note(Event),
+    /// None of this ledger's records was sent so far; they follow those that the database has: [`Reply::Done`].
+    NumberAfter {
+        /// The last that it has; 0 for none.
+        last: u64,
+    },
     /// The database has all records up to this one: [`Reply::Done`].
     Acknowledge {
         /// The number.

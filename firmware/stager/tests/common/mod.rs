@@ -41,6 +41,8 @@ pub(crate) struct Known {
     pub(crate) checks: usize,
     pub(crate) audit: BTreeMap<u64, AuditRecord>,
     pub(crate) repeated: usize,
+    /// Records that came under the number of another one, and were refused.
+    pub(crate) conflicts: usize,
     pub(crate) revocations: Vec<Revocation>,
     /// As commlinkd answers without a link.
     pub(crate) down: bool,
@@ -131,20 +133,29 @@ impl Database {
                 }
             }
             Request::Audit { records } => {
+                let mut last = known.audit.last_key_value().map_or(0, |(seq, _)| *seq);
                 for record in records {
-                    let last = known.audit.last_key_value().map_or(0, |(seq, _)| *seq);
                     if record.seq > last + 1 {
                         return fault(Fault::Invalid);
                     }
-                    if known.audit.insert(record.seq, record.clone()).is_some_and(|old| old != *record) {
-                        known.repeated += 1_000_000; // a number with two meanings
-                    } else if record.seq <= last {
+                    if known.audit.get(&record.seq).is_some_and(|old| old != record) {
+                        known.conflicts += 1; // a number with two meanings
+                        return fault(Fault::Invalid);
+                    }
+                    last = last.max(record.seq);
+                }
+                for record in records {
+                    if known.audit.insert(record.seq, record.clone()).is_some() {
                         known.repeated += 1;
                     }
                 }
                 let upto = known.audit.last_key_value().map_or(0, |(seq, _)| *seq);
                 self.told.send_replace(upto);
-                if known.deaf { fault(Fault::Unavailable) } else { Some(Reply::Acknowledged { upto }) }
+                if known.deaf && !records.is_empty() {
+                    fault(Fault::Unavailable)
+                } else {
+                    Some(Reply::Acknowledged { upto })
+                }
             }
             Request::WaitRevocations { after } => {
                 let last = known.revocations.len() as u64;
