@@ -1,7 +1,8 @@
 //! How an object comes into the storeroom.
 //!
 //! Its bytes are hashed while they are written to `incoming/`, once; then: sync the file → give it its name in the storeroom → sync
-//! the directories → commit → answer. Whatever goes wrong before the name is given leaves no object.
+//! the directories → commit → answer. Whatever goes wrong before the name is given leaves no object. Where a file of another size has
+//! the name, it goes into quarantine before, and the links of its leases are made anew after: see the states in [`crate::engine`].
 //!
 //! # What broke off goes on
 //!

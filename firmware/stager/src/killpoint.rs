@@ -37,6 +37,8 @@ points! {
     AfterCheckpoint,
     /// An object is in incoming, synced.
     AfterIncoming,
+    /// An object that is not whole is in quarantine, the one in its place has no name yet.
+    AfterSetAside,
     /// An object has its name in the storeroom, nothing synced.
     AfterRename,
     /// The directories of an object are synced, the ledger does not know it.

@@ -264,3 +264,37 @@ async fn an_upload_that_begins_anew_leaves_no_count_of_the_one_before() {
     assert_eq!(offset_of(&intake, &bytes).await, 0);
     assert!(append(&intake, &bytes, 0, &mut &bytes[..]).await.is_ok());
 }
+
+#[tokio::test]
+async fn an_object_that_is_not_whole_is_put_in_again() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use tobj::LeaseKind::{OneTime, Standing};
+    let kit = tokio::task::spawn_blocking(|| {
+        let kit = Kit::new();
+        (kit.staged(1, Standing), kit.staged(2, OneTime), kit)
+    });
+    let (_, ticket, kit) = kit.await.unwrap();
+    let name = content().to_string();
+    let file = kit.path(&format!("storeroom/{}/{name}", &name[..2]));
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    File::options().write(true).open(&file).unwrap().set_len(5).unwrap();
+    let (kit, report) = tokio::task::spawn_blocking(move || kit.again()).await.unwrap();
+    assert_eq!(report.missing, [content()], "an operator is told to put it in again");
+
+    let size = CONTENT.len() as u64;
+    let stored = put_from(&kit, size, Some(content()), &mut &CONTENT[..]).await;
+    assert_eq!(stored, Ok(Reply::Stored { sha256: content(), size, known: true }));
+    assert_eq!(std::fs::read(&file).unwrap(), CONTENT);
+    let is_good = || {
+        let object = kit.ledger.read().unwrap().object(content()).unwrap();
+        object.is_some_and(|object| object.state == ObjectState::Good)
+    };
+    crate::testkit::eventually("its leases have it", is_good);
+    let inode = std::fs::metadata(&file).unwrap().ino();
+    for link in ["accounts/alice/maps/1.0/grüße 1.iso".to_owned(), format!("tickets/{ticket}/grüße 1.iso")] {
+        assert_eq!(std::fs::metadata(kit.path(&link)).unwrap().ino(), inode, "{link}");
+    }
+    let left = kit.path(&format!("quarantine/{name}"));
+    crate::testkit::eventually("what was left of the old one is dropped", || !left.exists());
+    assert_eq!(left_over(&kit), 0);
+}

@@ -1,7 +1,8 @@
 //! The storeroom's side of the tree: objects that come in, stay, and leave.
 
 use super::{
-    Batch, INCOMING, OBJECT, Op, PRIVATE, Result, Stat, Tree, TreeError, enter, errno, found, join, list, stat,
+    Batch, INCOMING, OBJECT, Op, PRIVATE, QUARANTINE, Result, Stat, Tree, TreeError, enter, errno, found, join, list,
+    stat,
 };
 use crate::killpoint::{Point, hit};
 use nix::errno::Errno;
@@ -51,7 +52,9 @@ impl Tree {
     }
 
     /// Gives a file that came in its mode and its name in the storeroom; durable when this returns, if the file's bytes were
-    /// synced before. One that is there already stays: links share its inode. Whether it was this one that got the name.
+    /// synced before. One of the same size that is there already stays: links share its inode. One of another size is not what was
+    /// put in: it goes into quarantine first, since what is in the storeroom may be missing at any moment, but not be wrong. Whether
+    /// it was this one that got the name.
     ///
     /// # Errors
     /// [`TreeError`].
@@ -62,15 +65,24 @@ impl Tree {
         hit(Point::AfterIncoming);
         let path = Self::object_path(sha256);
         let (dir, made) = enter(self.storeroom.as_fd(), &path[..2], Some(PRIVATE)).map_err(fail("make"))?;
-        let rename = || renameat2(&self.incoming, label, &dir, &path[3..], RenameFlags::RENAME_NOREPLACE);
-        let fresh = match self.faults.check(Op::Rename).and_then(|()| rename()) {
-            Ok(()) => true,
-            Err(Errno::EEXIST) => {
-                self.drop_incoming(label)?;
-                false
+        let size = File::metadata(file).map_err(|e| fail("look at")(errno(&e)))?.len();
+        let place = || {
+            let rename = || renameat2(&self.incoming, label, &dir, &path[3..], RenameFlags::RENAME_NOREPLACE);
+            match self.faults.check(Op::Rename).and_then(|()| rename()) {
+                Ok(()) => Ok(true),
+                Err(Errno::EEXIST) => Ok(false),
+                Err(error) => Err(fail("rename")(error)),
             }
-            Err(error) => return Err(fail("rename")(error)),
         };
+        let mut fresh = place()?;
+        if !fresh && self.object(sha256)?.is_some_and(|there| there.size != size) {
+            self.set_aside(sha256)?;
+            hit(Point::AfterSetAside);
+            fresh = place()?;
+        }
+        if !fresh {
+            self.drop_incoming(label)?;
+        }
         hit(Point::AfterRename);
         fsync(&dir).map_err(fail("sync"))?;
         if made {
@@ -139,14 +151,19 @@ impl Tree {
     /// # Errors
     /// [`TreeError`].
     pub fn quarantine(&self, sha256: Sha256, batch: &mut Batch) -> Result<()> {
+        self.set_aside(sha256)?;
+        self.shelf_changed(sha256, batch)
+    }
+
+    /// Moves an object from the storeroom into quarantine; the directory that lost it is not synced.
+    fn set_aside(&self, sha256: Sha256) -> Result<()> {
         let (path, name) = (Self::object_path(sha256), sha256.to_string());
         let fail = |doing| move |e| TreeError::new(doing, sha256.to_string(), e);
         match renameat2(&self.storeroom, &*path, &self.quarantine, &*name, RenameFlags::empty()) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(error) => return Err(fail("put into quarantine")(error)),
         }
-        fsync(&self.quarantine).map_err(fail("sync"))?;
-        self.shelf_changed(sha256, batch)
+        fsync(&self.quarantine).map_err(fail("sync"))
     }
 
     /// Takes an object out of the storeroom, and out of quarantine, for good.
@@ -171,6 +188,15 @@ impl Tree {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(error) => Err(TreeError::new("remove", sha256.to_string(), error)),
         }
+    }
+
+    /// The objects of which quarantine has something.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn list_quarantine(&self) -> Result<Vec<Sha256>> {
+        let names = list(self.quarantine.as_fd(), ".").map_err(|e| TreeError::new("read", QUARANTINE, e))?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     /// Has the directory of an object synced, where there is one.
