@@ -407,6 +407,8 @@ impl Engine {
             Step::Quarantine { sha256 } => return Ok(Ok(self.tree.quarantine(sha256, batch)?)),
             Step::DropQuarantined { sha256 } => return Ok(Ok(self.tree.drop_quarantined(sha256)?)),
             Step::DropUpload { sha256 } => return Ok(Ok(self.tree.drop_incoming(&sha256.to_string())?)),
+            // Asked for twice in one batch; what is there by now may have come in after the first time.
+            Step::Discard { sha256 } if self.discarded.contains(&sha256) => return Ok(Ok(())),
             Step::Discard { sha256 } => {
                 self.tree.discard(sha256, batch)?;
                 self.discarded.push(sha256);

@@ -28,7 +28,14 @@ pub(super) fn store(txn: &mut Txn<'_>, sha256: Sha256, size: u64, fresh: bool, b
     let old = txn.object(sha256)?;
     let mut plan = Plan::answer(Reply::Stored { sha256, size, known: old.is_some() });
     let state = match (old, fresh) {
-        (None, _) => ObjectState::Good,
+        (None, true) => ObjectState::Good,
+        // The one that was there when it came in may have been retired since.
+        (None, false) => {
+            return Ok(Plan::refused(
+                Fault::Busy,
+                "the object went out of the storeroom meanwhile; put it in once more",
+            ));
+        }
         (Some(Object { state: ObjectState::Retiring, .. }), _) => {
             let mut plan =
                 Plan::refused(Fault::Busy, "the object is on its way out of the storeroom; put it in after that");

@@ -45,6 +45,21 @@ fn an_object_that_is_leased_is_retired_only_by_force() {
 }
 
 #[test]
+fn an_object_that_is_put_in_while_it_is_retired_is_not_acknowledged_without_a_file() {
+    let kit = Kit::new();
+    // What came in was dropped, since the object was there; before that is told, the object goes.
+    retire(&kit, false).unwrap();
+    eventually("file and row are gone", || gone(&kit));
+    let size = CONTENT.len() as u64;
+    let store = |fresh| kit.ask(Work::Store { sha256: content(), size, fresh, by: "operator:eve".into() });
+    let refused = store(false).unwrap_err();
+    assert!(refused.fault == Fault::Busy && refused.why.contains("once more"), "{refused:?}");
+    assert!(gone(&kit));
+    assert_eq!(kit.outcomes(AuditEvent::Stored), [""; 0]);
+    assert_eq!(store(true), Ok(Reply::Stored { sha256: content(), size, known: false }));
+}
+
+#[test]
 fn an_object_without_leases_is_retired_at_once() {
     let kit = Kit::new();
     assert_eq!(retire(&kit, false), Ok(Reply::Done {}));
