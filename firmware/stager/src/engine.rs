@@ -5,7 +5,8 @@
 //! For a batch, whatever it holds:
 //!
 //! 1. one ledger commit: the marks that the last batch left, records that ride along, and what each request of this batch changes
-//!    (a new lease is *pending*, one that goes is *removing*), with their audit records;
+//!    (a new lease is *pending*, one that goes is *removing*), with their audit records; one that is renewed keeps its link, and
+//!    stays *active*;
 //! 2. the tree: directories and links are made, links removed;
 //! 3. every directory that got or lost an entry is synced;
 //! 4. the answers;
@@ -418,6 +419,8 @@ impl Engine {
             Step::Link { lease, place, sha256, grant } => match self.tree.link(&place, sha256, false, batch) {
                 Ok(()) => (lease, Mark::Linked, Ok(())),
                 Err(error @ (TreeError::Io { .. } | TreeError::ReadOnly)) => return Err(error.into()),
+                // Another request of this batch has made it.
+                Err(_) if matches!(self.marks.get(&lease), Some(Mark::Linked)) => (lease, Mark::Linked, Ok(())),
                 Err(error) => {
                     let mut grants = vec![grant];
                     if let Some(Mark::Failed { grants: earlier, .. }) = self.marks.remove(&lease) {

@@ -92,7 +92,10 @@ fn number_after(txn: &mut Txn<'_>, last: u64, now: Now) -> Result<Plan, LedgerEr
     txn.number_after(last)?;
     if last > 0 {
         let outcome = format!("the ledger is new; what follows record {last} is its own");
-        tracing::warn!(last, "the ledger is new: its audit records follow those that the database has of this appliance");
+        tracing::warn!(
+            last,
+            "the ledger is new: its audit records follow those that the database has of this appliance"
+        );
         txn.log(&Event::new(now.at, AuditEvent::Admin).outcome(outcome))?;
     }
     Ok(Plan::done())
@@ -152,13 +155,14 @@ fn standing(txn: &Txn<'_>, grant: &Grant) -> Result<Option<(Id, Lease)>, LedgerE
 
 fn renewed(old: Lease, grant: &Grant) -> Lease {
     // What was revoked begins anew; what has run out goes on. Of two grants the longer one holds, in whatever order they came.
-    let (expires, covered) = match old.state {
-        State::Removing => (grant.lease_expires, Ranges::default()),
-        State::Pending | State::Active | State::Ending(_) => {
-            (old.expires.max(grant.lease_expires), old.covered.clone())
-        }
+    // A link that is there stays as it is: were it made again, a failure of that would have to be told from one of a new lease,
+    // also after a crash, so as not to take away what the customer had.
+    let (state, expires, covered) = match old.state {
+        State::Removing => (State::Pending, grant.lease_expires, Ranges::default()),
+        State::Pending => (State::Pending, old.expires.max(grant.lease_expires), old.covered.clone()),
+        State::Active | State::Ending(_) => (State::Active, old.expires.max(grant.lease_expires), old.covered.clone()),
     };
-    Lease { state: State::Pending, expires, covered, ..old }
+    Lease { state, expires, covered, ..old }
 }
 
 fn fresh(grant: &Grant) -> Result<(Id, Lease), getrandom::Error> {
@@ -194,16 +198,13 @@ fn repeated(txn: &mut Txn<'_>, request: Id, grant: &Grant, used: &UsedGrant, now
     }
     match txn.lease(used.lease)? {
         Some(lease) if matches!(lease.state, State::Pending | State::Active) => {
-            let mut plan = staged(used.lease, &lease, used.expires, grant);
-            if lease.state == State::Active {
-                plan.steps.clear();
-            }
-            Ok(plan)
+            Ok(staged(used.lease, &lease, used.expires, grant))
         }
         _ => Ok(Plan::refused(Fault::Expired, "the lease of this grant is over")),
     }
 }
 
+/// The answer, and the link where there is none yet.
 fn staged(id: Id, lease: &Lease, expires: u64, grant: &Grant) -> Plan {
     let user = lease.secret.as_ref().and_then(|_| user_of(id).parse().ok());
     let reply = Reply::Staged {
@@ -215,9 +216,12 @@ fn staged(id: Id, lease: &Lease, expires: u64, grant: &Grant) -> Plan {
         user,
         secret: lease.secret.clone(),
     };
-    let place = Place::of(id, lease);
-    let link = Step::Link { lease: id, place, sha256: lease.sha256, grant: (grant.use_by, grant.id) };
-    Plan { answer: Ok(reply), steps: vec![link], follow: Vec::new() }
+    let mut plan = Plan::answer(reply);
+    if lease.state == State::Pending {
+        let (place, grant) = (Place::of(id, lease), (grant.use_by, grant.id));
+        plan.steps.push(Step::Link { lease: id, place, sha256: lease.sha256, grant });
+    }
+    plan
 }
 
 fn refuse(txn: &mut Txn<'_>, grant: &Grant, now: Now, fault: Fault, why: &str) -> Result<Plan, LedgerError> {

@@ -125,6 +125,23 @@ fn staging_again_renews() {
 }
 
 #[test]
+fn a_renewal_takes_nothing_away_where_the_object_is_lost() {
+    let kit = Kit::new();
+    let lease = kit.staged(1, Standing);
+    kit.flush();
+    kit.lose_object();
+    let renewal = Grant { lease_expires: NOW + 5000, ..grant(2, Standing) };
+    let renewed = kit.stage(2, &renewal);
+    assert!(matches!(renewed, Ok(Reply::Staged { lease: same, .. }) if same == lease), "{renewed:?}");
+    kit.flush();
+    let (kit, _) = kit.again();
+    let there = kit.lease(lease).unwrap();
+    assert_eq!((there.state, there.expires), (State::Active, NOW + 5000));
+    assert_eq!(std::fs::read(kit.path("accounts/alice/maps/1.0/grüße 1.iso")).unwrap(), CONTENT);
+    assert_eq!(kit.outcomes(AuditEvent::LeaseEnded), [""; 0]);
+}
+
+#[test]
 fn a_revoked_lease_stays_away() {
     let kit = Kit::new();
     for (n, kind) in [(1, Standing), (2, OneTime)] {
