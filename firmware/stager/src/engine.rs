@@ -329,7 +329,7 @@ impl Engine {
             answers.push(job.answer);
         }
         let now = self.clock.now();
-        let full = work.iter().any(|work| matches!(work, Work::Stage { .. } | Work::Begin(_))) && self.is_full();
+        let full = work.iter().chain(&riders).any(plan::minds_space) && self.is_full();
         let ((rider_steps, mut follow), plans) = self.ledger.write(|txn| {
             let mut steps = Vec::new();
             for (id, mark) in &marks {

@@ -66,6 +66,10 @@ pub enum Number {
     Pass,
     /// When it began (seconds since 1970).
     PassBegan,
+    /// Logins that were refused and are to be told as a number: see [`crate::engine::Work::Refused`].
+    FoldedLogins,
+    /// Requests to stage, the same.
+    FoldedStagings,
     /// 1 in a ledger that is new, until the first of its audit records may be sent: see [`crate::outbox`].
     Unsent,
 }
@@ -80,6 +84,8 @@ impl Number {
             Self::Revocation => "revocation",
             Self::Pass => "pass",
             Self::PassBegan => "pass-began",
+            Self::FoldedLogins => "folded-logins",
+            Self::FoldedStagings => "folded-stagings",
             Self::Unsent => "unsent",
         }
     }

@@ -29,7 +29,8 @@
 //! # What always holds
 //!
 //! - A lease that was acknowledged is in the ledger and has its link; a link that no lease explains is removed at start-up.
-//! - An audit record is committed with what it tells, numbered without gaps, and kept until the database has it.
+//! - An audit record is committed with what it tells, numbered without gaps, and kept until the database has it. What strangers are
+//!   refused is recorded as a number while there is no space ([`engine::Work::Refused`]).
 //! - Nothing is acted on that is not in a grant with the database's signature; a grant serves one request.
 //! - Without a time that the database vouches for, nothing is deleted.
 

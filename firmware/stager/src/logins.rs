@@ -197,15 +197,15 @@ impl Door {
     }
 
     fn record(&self, address: IpAddr, user: &str, tls: bool, verdict: &Result<Admitted, No>) {
-        let at = self.clock.now().at;
-        let event = match verdict {
+        let (at, from) = (self.clock.now().at, Some(address.to_string()));
+        self.engine.ride(match verdict {
             Ok(admitted) => {
                 let mut event = Event::new(at, AuditEvent::Login).outcome(if tls { "ftps" } else { "ftp" });
                 event.customer = Some(admitted.customer.to_string());
                 if let Access::Ticket(lease) = admitted.access {
                     event.lease = Some(lease);
                 }
-                event
+                Work::Note(Event { address: from, ..event })
             }
             Err(no) => {
                 let why = daemon::report(no);
@@ -213,10 +213,10 @@ impl Door {
                 let mut event = Event::new(at, AuditEvent::LoginRefused).outcome(no.to_string());
                 event.customer = Some(cut(user).to_owned());
                 event.lease = lease_of(user);
-                event
+                // Those that are not even heard come as fast as the line allows.
+                Work::Refused { event: Event { address: from, ..event }, fold: matches!(no, No::TooMany) }
             }
-        };
-        self.engine.ride(Work::Note(Event { address: Some(address.to_string()), ..event }));
+        });
     }
 
     /// The hash of what a login means by a path, if it may fetch any of it.

@@ -148,7 +148,7 @@ impl Stager {
             Err(error) => {
                 let why = format!("{error} (brought by {from})");
                 let event = Event::new(now.at, AuditEvent::StageRefused).outcome(why.clone());
-                self.engine.ride(Work::Note(event));
+                self.engine.ride(Work::Refused { event, fold: false });
                 let fault = if error == GrantError::Expired { Fault::Expired } else { Fault::Denied };
                 refused(fault, why)
             }

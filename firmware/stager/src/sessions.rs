@@ -298,7 +298,8 @@ impl Session<'_> {
             tracing::warn!(%customer, %address, "too many sessions of one customer");
             let event = Event::new(self.all.door.clock.now().at, AuditEvent::LoginRefused);
             let event = Event { customer: Some(customer.to_string()), address: Some(address.to_string()), ..event };
-            self.all.door.engine.ride(Work::Note(event.outcome("too many sessions of this customer")));
+            let event = event.outcome("too many sessions of this customer");
+            self.all.door.engine.ride(Work::Refused { event, fold: false });
             return (fault(Fault::Busy), None);
         }
         let counter = match counter() {

@@ -49,7 +49,12 @@ impl Engine {
             Work::Healed { sha256 } => objects::healed(txn, sha256),
             Work::Revoke { lease, by } => super::leases::revoke(txn, lease, &by, now),
             Work::Withdraw { items, upto } => super::leases::withdraw(txn, &items, upto, now),
-            Work::Sweep => super::leases::sweep(txn, self.rules, now),
+            Work::Sweep => {
+                if !full {
+                    tell_folded(txn, now)?;
+                }
+                super::leases::sweep(txn, self.rules, now)
+            }
             Work::Begin(begin) => super::transfers::begin(txn, begin, grace, now),
             Work::End { transfer, bytes, milliseconds, tls, outcome } => {
                 let end = End { bytes, milliseconds, tls, outcome };
@@ -62,6 +67,15 @@ impl Engine {
             }
             Work::Note(event) => {
                 txn.log(&event)?;
+                Ok(Plan::done())
+            }
+            Work::Refused { event, fold } => {
+                if fold || full {
+                    let number = folded(event.event);
+                    txn.set_number(number, txn.number(number)? + 1)?;
+                } else {
+                    txn.log(&event)?;
+                }
                 Ok(Plan::done())
             }
             Work::NumberAfter { last } => number_after(txn, last, now),
@@ -80,6 +94,30 @@ impl Engine {
 
 /// Why nothing new is begun.
 const FULL: &str = "the file system is full but for what is kept for the ledger; retire objects or make it larger";
+
+/// Whether it matters to a request if there is space.
+pub(super) fn minds_space(work: &Work) -> bool {
+    matches!(work, Work::Stage { .. } | Work::Begin(_) | Work::Refused { .. } | Work::Sweep)
+}
+
+/// Where refusals of a kind are counted.
+fn folded(event: AuditEvent) -> Number {
+    if event == AuditEvent::StageRefused { Number::FoldedStagings } else { Number::FoldedLogins }
+}
+
+/// Records how many refusals were counted only.
+fn tell_folded(txn: &mut Txn<'_>, now: Now) -> Result<(), LedgerError> {
+    for event in [AuditEvent::LoginRefused, AuditEvent::StageRefused] {
+        let number = folded(event);
+        let count = txn.number(number)?;
+        if count > 0 {
+            let outcome = format!("{count} that were not recorded one by one: too many at once, or no space for them");
+            txn.log(&Event::new(now.at, event).outcome(outcome))?;
+            txn.set_number(number, 0)?;
+        }
+    }
+    Ok(())
+}
 
 /// Gives a new ledger its place in the appliance's one sequence of records.
 fn number_after(txn: &mut Txn<'_>, last: u64, now: Now) -> Result<Plan, LedgerError> {

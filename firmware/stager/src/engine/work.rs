@@ -141,6 +141,14 @@ pub enum Work {
     },
     /// Something happened that the database is to know: [`Reply::Done`].
     Note(Event),
+    /// Somebody was refused whom nobody has to know: [`Reply::Done`]. What he can do as often as he likes must not fill the disk: while
+    /// there is no space, such refusals are counted, and the sweep that finds some again records their number.
+    Refused {
+        /// What happened.
+        event: Event,
+        /// Whether it is only counted in any case.
+        fold: bool,
+    },
     /// None of this ledger's records was sent so far; they follow those that the database has: [`Reply::Done`].
     NumberAfter {
         /// The last that it has; 0 for none.
@@ -177,7 +185,8 @@ impl Grace {
 pub struct Rules {
     /// How long leases serve resumes.
     pub grace: Grace,
-    /// Space that is left for leases to end and records to be kept (bytes): with less, nothing new is staged or fetched.
+    /// Space that is left for leases to end and records to be kept (bytes): with less, nothing new is staged or
+    /// fetched, and refusals are counted only.
     pub reserve: u64,
     /// How long an object that has come in in part is kept for the rest of it (seconds).
     pub upload_keep: u64,

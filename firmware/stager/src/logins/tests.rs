@@ -1,4 +1,6 @@
 use super::*;
+use crate::ledger::Number;
+use crate::testkit::{GRACE, Kit};
 
 fn secret(text: &str) -> Secret {
     Secret::new(text).unwrap()
@@ -66,4 +68,39 @@ fn a_long_user_name_is_cut_for_the_record() {
     assert_eq!(cut(&"x".repeat(RECORDED + 1)).len(), RECORDED);
     assert_eq!(cut(&"ü".repeat(RECORDED)).len(), RECORDED);
     assert_eq!(cut(&format!("x{}", "ü".repeat(RECORDED))).len(), RECORDED - 1);
+}
+
+#[test]
+fn who_is_not_heard_is_counted() {
+    let kit = Kit::new();
+    let verifier = Verifier::new(crate::grants::tests::pair().public, name("download"));
+    let door = Door {
+        ledger: kit.ledger.clone(),
+        tree: kit.tree.clone(),
+        clock: kit.clock.clone(),
+        engine: kit.engine.clone(),
+        database: Arc::new(Database::new(&kit.path("nobody.sock"), "database")),
+        cache: Arc::new(Cache::new(Duration::ZERO).unwrap()),
+        grace: GRACE,
+        throttle: Throttle::default(),
+        verifier: Arc::new(verifier),
+        staging: None,
+    };
+    let address = "192.0.2.1".parse().unwrap();
+    while let Some(attempt) = door.throttle.attempt(address, "alice", Instant::now()) {
+        door.throttle.failed(&attempt, Instant::now());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for _ in 0..3 {
+        let refused = runtime.block_on(door.login(address, "alice", &secret("swordfish"), true));
+        assert_eq!(refused.unwrap_err(), Fault::Busy);
+    }
+    kit.flush();
+    assert_eq!(kit.outcomes(AuditEvent::LoginRefused), [""; 0]);
+    assert_eq!(kit.ledger.read().unwrap().number(Number::FoldedLogins).unwrap(), 3);
+    // Another address is heard, and on record by itself.
+    let other = runtime.block_on(door.login("192.0.2.2".parse().unwrap(), "../alice", &secret("x"), true));
+    assert_eq!(other.unwrap_err(), Fault::Denied);
+    kit.flush();
+    assert_eq!(kit.outcomes(AuditEvent::LoginRefused), ["wrong user or password"]);
 }

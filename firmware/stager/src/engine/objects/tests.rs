@@ -176,6 +176,48 @@ fn the_last_of_the_space_is_the_ledgers() {
     ended.blocking_recv().unwrap().unwrap();
 }
 
+#[test]
+fn refusals_do_not_take_the_last_of_the_space() {
+    let mut kit = Kit::new();
+    kit.stop();
+    let begin = |reserve| {
+        let rules = crate::engine::Rules { reserve, ..RULES };
+        Engine::start(kit.ledger.clone(), kit.tree.clone(), kit.clock.clone(), rules).unwrap()
+    };
+    let refuse = |engine: &crate::engine::Handle, event, fold| {
+        let event = Event::new(NOW, event).outcome("wrong");
+        engine.ask_blocking(Work::Refused { event, fold }).unwrap();
+    };
+    let (engine, ended) = begin(u64::MAX);
+    for _ in 0..3 {
+        refuse(&engine, AuditEvent::LoginRefused, false);
+        // Nobody waits for what a login leaves; it is the same.
+        engine.ride(Work::Refused { event: Event::new(NOW, AuditEvent::StageRefused), fold: false });
+        engine.ask_blocking(Work::Sweep).unwrap();
+    }
+    engine.stop();
+    ended.blocking_recv().unwrap().unwrap();
+    let none: [&str; 0] = [];
+    assert_eq!(kit.outcomes(AuditEvent::LoginRefused), none);
+    assert_eq!(kit.outcomes(AuditEvent::StageRefused), none);
+
+    // There is room again, also after a restart: their number is told once, and they are recorded as ever.
+    let (engine, ended) = begin(0);
+    let count = |n| format!("{n} that were not recorded one by one: too many at once, or no space for them");
+    for _ in 0..2 {
+        engine.ask_blocking(Work::Sweep).unwrap();
+        assert_eq!(kit.outcomes(AuditEvent::LoginRefused), [count(3)]);
+        assert_eq!(kit.outcomes(AuditEvent::StageRefused), [count(3)]);
+    }
+    refuse(&engine, AuditEvent::LoginRefused, false);
+    refuse(&engine, AuditEvent::LoginRefused, true);
+    assert_eq!(kit.outcomes(AuditEvent::LoginRefused), [count(3), "wrong".into()]);
+    engine.ask_blocking(Work::Sweep).unwrap();
+    assert_eq!(kit.outcomes(AuditEvent::LoginRefused), [count(3), "wrong".into(), count(1)]);
+    engine.stop();
+    ended.blocking_recv().unwrap().unwrap();
+}
+
 /// Each kind of failure, at each step of a staging and of a removal: a typed refusal, and nothing half done.
 #[test]
 fn what_the_disk_may_answer() {
