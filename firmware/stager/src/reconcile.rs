@@ -6,6 +6,7 @@
 //! | an object that the ledger does not know | taken in: it has its name only after its bytes are durable |
 //! | an object of the ledger without file | reported; `status` is unhealthy |
 //! | a damaged object in the storeroom | put into quarantine |
+//! | something in quarantine whose object is good and whole, or unknown | removed: it was mended or has gone, and then came a kill |
 //! | an object that heals | the links of its leases are made anew, it is good |
 //! | an object that retires | its leases end, its file goes, its row is dropped |
 //! | a pending lease | its link is made, it becomes active; where that cannot be and none is there, the lease ends |
@@ -65,6 +66,7 @@ pub fn reconcile(ledger: &Ledger, tree: &Tree, grace: Grace, now: Now) -> Result
         todo = rest;
     }
     finish_objects(ledger, tree, &unfinished, &mut report)?;
+    quarantined(ledger, tree, &mut report)?;
     report.interrupted = ledger.write(|txn| {
         let open = txn.open_transfers()?;
         // What the ledger knows of it is the best that is known.
@@ -157,6 +159,25 @@ fn finish_objects(
         }
         Ok::<_, LedgerError>(())
     })?;
+    Ok(())
+}
+
+/// Drops from quarantine what has been replaced since.
+fn quarantined(ledger: &Ledger, tree: &Tree, report: &mut Report) -> Result<(), EngineError> {
+    let read = ledger.read()?;
+    for sha256 in tree.list_quarantine()? {
+        let over = match read.object(sha256)? {
+            None => true,
+            // Without its file, this is all that there is of it.
+            Some(object) => {
+                object.state == ObjectState::Good && tree.object(sha256)?.is_some_and(|stat| stat.size == object.size)
+            }
+        };
+        if over {
+            tree.drop_quarantined(sha256)?;
+            report.replaced += 1;
+        }
+    }
     Ok(())
 }
 

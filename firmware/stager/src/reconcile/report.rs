@@ -34,6 +34,8 @@ report! {
     adopted: "objects taken into the ledger",
     /// Objects that were damaged and still in the storeroom.
     quarantined: "damaged objects put into quarantine",
+    /// Files in quarantine that something else has taken the place of.
+    replaced: "damaged copies removed",
     /// Objects that were put in again, all of whose links are made anew now.
     healed: "objects mended",
     /// Objects that were on their way out and are gone now.

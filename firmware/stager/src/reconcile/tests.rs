@@ -100,6 +100,29 @@ fn a_lost_object_is_reported_and_its_leases_stay() {
     assert_eq!(kit.outcomes(AuditEvent::LeaseEnded), ["not staged: the object is not in the storeroom"]);
 }
 
+/// A kill between the commit that an object is good, or gone, and the end of what is in quarantine.
+#[test]
+fn what_was_replaced_leaves_quarantine() {
+    let mut kit = Kit::new();
+    let damaged = kit.object(b"one that is damaged");
+    kit.stop();
+    let lost = kit.object(b"one without a file");
+    let shelf = lost.to_string();
+    std::fs::remove_file(kit.path(&format!("storeroom/{}/{shelf}", &shelf[..2]))).unwrap();
+    let unknown = Sha256::from([9; 32]);
+    let aside = |kit: &Kit, sha256: Sha256| kit.path(&format!("quarantine/{sha256}"));
+    for sha256 in [content(), damaged, lost, unknown] {
+        std::fs::write(aside(&kit, sha256), "what is left").unwrap();
+    }
+    let object = kit.ledger.read().unwrap().object(damaged).unwrap().unwrap();
+    kit.ledger.write(|txn| txn.put_object(damaged, &Object { state: ObjectState::Damaged, ..object })).unwrap();
+    std::fs::remove_file(kit.path(&format!("storeroom/{}/{damaged}", &damaged.to_string()[..2]))).unwrap();
+    let (kit, report) = kit.again();
+    assert_eq!(report, Report { replaced: 2, missing: vec![lost], ..Report::default() });
+    let there = [content(), damaged, lost, unknown].map(|sha256| aside(&kit, sha256).exists());
+    assert_eq!(there, [false, true, true, false]);
+}
+
 #[test]
 fn transfers_that_were_cut_are_closed() {
     use crate::engine::{Access, Begin};
