@@ -266,6 +266,8 @@ struct Look {
     /// When the oldest record was made that the database does not have yet.
     oldest: Option<u64>,
     objects: u64,
+    /// The last pass over the storeroom that was begun; 0 for none.
+    pass: u64,
     behind: u64,
     damaged: u64,
 }
@@ -276,7 +278,7 @@ impl Look {
         let (leases, outbox, _) = read.counts()?;
         let oldest = read.outbox(0)?.next().transpose()?.map(|(_, event)| event.at);
         let pass = read.number(Number::Pass)?;
-        let mut look = Self { leases, outbox, oldest, objects: 0, behind: 0, damaged: 0 };
+        let mut look = Self { leases, outbox, oldest, objects: 0, pass, behind: 0, damaged: 0 };
         for entry in read.objects(None)? {
             let (_, object) = entry?;
             look.objects += 1;
@@ -299,10 +301,11 @@ impl Look {
             0 => String::new(),
             n => format!("; {n} are damaged and in quarantine: put them in again"),
         };
-        let behind = match (self.behind, reading) {
-            (0, _) => "all verified in the last pass".to_owned(),
-            (n, true) => format!("{n} to be verified; one is being read"),
-            (n, false) => format!("{n} to be verified"),
+        let behind = match (self.pass, self.behind, reading) {
+            (0, ..) => "never verified since they came in".to_owned(),
+            (pass, 0, _) => format!("all verified in pass {pass}, or come in since it began"),
+            (_, n, true) => format!("{n} to be verified; one is being read"),
+            (_, n, false) => format!("{n} to be verified"),
         };
         format!("{} objects, {behind}{damaged}", self.objects)
     }
@@ -335,4 +338,21 @@ fn page(ledger: &Ledger, engine: &Handle, offset: usize) -> std::result::Result<
         items.push(info);
     }
     Ok((items, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::{Kit, content};
+
+    #[test]
+    fn which_pass_the_objects_were_verified_in() {
+        let kit = Kit::new();
+        let said = || Look::at(&kit.ledger).unwrap().objects(false);
+        assert_eq!(said(), "1 objects, never verified since they came in");
+        kit.ask(Work::Verify { sha256: None, by: "operator:eve".into() }).unwrap();
+        assert_eq!(said(), "1 objects, 1 to be verified");
+        kit.ask(Work::Verified { sha256: content(), pass: 1 }).unwrap();
+        assert_eq!(said(), "1 objects, all verified in pass 1, or come in since it began");
+    }
 }

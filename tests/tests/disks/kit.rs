@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tests::Desk;
 use xtask::customer::{Customer, Ftp, Staged, download_staged, sha256};
 use xtask::local::temporary;
@@ -208,6 +208,7 @@ impl Lab {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         let mut loss = || if rng.u8(..4) == 0 { Loss::All } else { Loss::Part(rng.u64(..)) };
         let lost = self.vms.cut(&mut loss).unwrap();
+        let at = UNIX_EPOCH.elapsed().unwrap().as_secs();
         self.seed = rng.u64(..);
         let (begin, first, to) = (Instant::now(), load.first(), self.path("first"));
         self.vms.start_again(Role::Download, change).unwrap();
@@ -222,7 +223,7 @@ impl Lab {
             }
             download_staged(lab.access(), Ftp::Clear, &first, &to).is_ok()
         });
-        let cut = Cut { took: begin.elapsed(), lost, refused };
+        let cut = Cut { at, took: begin.elapsed(), lost, refused };
         assert_eq!(sha256(&to).unwrap(), first.sha256);
         // Those that were asked for when the power went may have been answered since.
         self.acknowledged.extend(load.finish().into_iter().filter(|staged| staged.lease != first.lease));
@@ -302,6 +303,16 @@ impl Lab {
         Some(check["detail"].as_str()?.to_owned())
     }
 
+    /// Whether every object that is offered was read again after this time of the host (seconds since 1970) and found right.
+    pub(crate) fn verified_since(&self, then: u64) -> bool {
+        let objects = self.operate_json(&["object", "list"]);
+        let objects = objects.as_array().unwrap();
+        // The clocks of machines are set to the second; none of them starts within one.
+        let is_verified = |object: &Value| object["verified"].as_u64().is_some_and(|at| at > then + 1);
+        assert!(!objects.is_empty());
+        objects.iter().all(|object| object["state"] == "GOOD" && is_verified(object))
+    }
+
     /// The file system counts as many names of each object as there are leases of it, and one in the storeroom.
     fn leases_are_links(&self) {
         let leases = self.leases();
@@ -346,6 +357,8 @@ impl Lab {
 /// A power cut.
 #[derive(Debug)]
 pub(crate) struct Cut {
+    /// When the power was gone (seconds since 1970).
+    pub(crate) at: u64,
     /// From the start of the machine to the first file that it served.
     pub(crate) took: Duration,
     /// What its disks lost.

@@ -254,7 +254,5 @@ fn cut_raid6(cuts: usize) {
     let cut = lab.cut_under_load(STAGINGS, whole);
     print(&format!("raid6, a disk missing: {cut}; it said: {:?}", cut.refused));
     assert!(cut.refused.is_some(), "it started although the parity may be wrong");
-    lab.eventually("all objects verified", |lab| {
-        lab.check_named("objects").is_some_and(|said| said.contains("all verified in the last pass"))
-    });
+    lab.eventually("all objects verified after the cut", |lab| lab.verified_since(cut.at));
 }
