@@ -21,7 +21,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
-use tobj::{AuditEvent, Id, LeaseKind, Reply, Sha256, Timestamp};
+use tobj::{AuditEvent, Fault, Id, LeaseKind, Reply, Sha256, Timestamp};
 use tokio::sync::watch;
 
 const CONTENT: &[u8] = b"what must not get lost";
@@ -38,6 +38,8 @@ struct Told {
     revoked: BTreeSet<Id>,
     /// Leases whose end was asked for, or that end soon by themselves: they may be gone.
     doomed: BTreeSet<Id>,
+    /// The records follow those of another ledger.
+    numbered: bool,
     /// How often each lease was acknowledged.
     times: BTreeMap<Id, usize>,
     /// How often staging was asked for.
@@ -96,8 +98,8 @@ fn agree(tree: &Tree, ledger: &Ledger, told: &Told, label: &str) {
     assert!(records.windows(2).all(|w| w[1].0 == w[0].0 + 1), "{label}: a gap in the audit records");
 }
 
-/// Every lease has one record of its beginning, and each that is gone one of its end.
-fn audited(root: &Path, label: &str) {
+/// Every lease has one record of its beginning, and each that is gone one of its end. No record was sent to anybody.
+fn audited(root: &Path, told: &Told, label: &str) {
     let tree = Tree::open(root).unwrap();
     let ledger = Ledger::open(root, &tree.incoming_path(), false, 1 << 20).unwrap();
     let read = ledger.read().unwrap();
@@ -109,6 +111,10 @@ fn audited(root: &Path, label: &str) {
             (AuditEvent::LeaseEnded, Some(lease)) => *ended.entry(lease).or_insert(0) += 1,
             _ => {}
         }
+    }
+    if let Some(first) = read.outbox(0).unwrap().next() {
+        let first = first.unwrap().0;
+        assert!(first == OTHERS + 1 || (first == 1 && !told.numbered), "{label}: the first record is {first}");
     }
     let mut expected: BTreeMap<Id, i32> = ended.keys().map(|id| (*id, 1)).collect();
     expected.extend(read.leases(0).unwrap().map(|entry| (entry.unwrap().0, 1)));
@@ -153,6 +159,12 @@ async fn scenario(
             return Err(stored);
         }
         tell("object", &sha256(content).to_string());
+    }
+    // The database has records of the ledger before this one. That of a test on another store is never new.
+    match engine.ask(Work::NumberAfter { last: OTHERS }).await {
+        Ok(_) => tell("numbered", ""),
+        Err(refusal) if refusal.fault == Fault::Invalid => {}
+        refused => return Err(refused),
     }
     // One that comes in parts, from wherever the last try got to.
     let large: Vec<u8> = (0..UPLOAD).map(|n| (n % 249) as u8).collect();
@@ -226,6 +238,7 @@ fn told(file: &Path) -> Told {
             Some(("object", sha256)) => drop(told.objects.insert(sha256.parse().unwrap())),
             Some(("doomed-object", sha256)) => drop(told.objects.remove(&sha256.parse().unwrap())),
             Some(("damaged-object", sha256)) => drop(told.damaged.insert(sha256.parse().unwrap())),
+            Some(("numbered", _)) => told.numbered = true,
             Some(("staged", id)) => drop(told.staged.insert(id.parse().unwrap())),
             Some(("doomed", id)) => drop(told.doomed.insert(id.parse().unwrap())),
             Some(("revoked", id)) => drop(told.revoked.insert(id.parse().unwrap())),
@@ -235,6 +248,8 @@ fn told(file: &Path) -> Told {
     told
 }
 
+/// Records that the database has of another ledger.
+const OTHERS: u64 = 40;
 /// Bytes of the object that comes in parts: a few blocks.
 const UPLOAD: u64 = 3 << 20;
 const CHILD: &str = "STAGER_CRASH_CHILD";
@@ -308,9 +323,10 @@ fn kill_at_every_point(most: u32) {
                 run_child(dir.path(), number, again, "recover");
             }
             let root = dir.path().join("srv");
-            check(&root, &told(&dir.path().join("acks")), &label);
-            audited(&root, &label);
-            let quiet = check(&root, &told(&dir.path().join("acks")), &label);
+            let told = told(&dir.path().join("acks"));
+            check(&root, &told, &label);
+            audited(&root, &told, &label);
+            let quiet = check(&root, &told, &label);
             assert_eq!((quiet.finished, quiet.removed, quiet.adopted, quiet.incoming), (0, 0, 0, 0), "{label}");
         }
         assert!(kills > 0, "{point:?} is never passed");
@@ -342,6 +358,7 @@ fn the_ledgers_disk_fails_at_any_sync() {
                 "staged" => drop(told.staged.insert(which.parse().unwrap())),
                 "doomed" => drop(told.doomed.insert(which.parse().unwrap())),
                 "doomed-object" => drop(told.objects.remove(&which.parse().unwrap())),
+                "numbered" => told.numbered = true,
                 "damaged-object" => drop(told.damaged.insert(which.parse().unwrap())),
                 _ => drop(told.revoked.insert(which.parse().unwrap())),
             }
