@@ -85,6 +85,8 @@ pub(crate) enum Step {
     },
     Quarantine {
         sha256: Sha256,
+        /// The file that is meant; one that came in since then stays.
+        inode: Option<u64>,
     },
     Discard {
         sha256: Sha256,
@@ -405,7 +407,7 @@ impl Engine {
                 self.tree.relink(&place, sha256, batch)?;
                 return Ok(Ok(()));
             }
-            Step::Quarantine { sha256 } => return Ok(Ok(self.tree.quarantine(sha256, batch)?)),
+            Step::Quarantine { sha256, inode } => return Ok(Ok(self.tree.quarantine(sha256, inode, batch)?)),
             Step::DropQuarantined { sha256 } => return Ok(Ok(self.tree.drop_quarantined(sha256)?)),
             Step::DropUpload { sha256 } => return Ok(Ok(self.tree.drop_incoming(&sha256.to_string())?)),
             // Asked for twice in one batch; what is there by now may have come in after the first time.

@@ -223,7 +223,7 @@ fn storeroom(
             ObjectState::Good => {}
             // It cannot be told from one that came in without an answer; neither is to be served.
             ObjectState::Damaged if file.is_some() => {
-                tree.quarantine(sha256, &mut batch)?;
+                tree.quarantine(sha256, file.map(|stat| stat.inode), &mut batch)?;
                 report.quarantined += 1;
             }
             ObjectState::Damaged => {}

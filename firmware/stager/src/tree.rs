@@ -13,6 +13,7 @@ use nix::unistd::{UnlinkatFlags, fsync, linkat, unlinkat};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use tobj::{Id, Name, Sha256};
 
 mod faults;
@@ -89,6 +90,8 @@ pub struct Tree {
     tickets: OwnedFd,
     incoming: OwnedFd,
     quarantine: OwnedFd,
+    /// Held while an object gets a name that another file may have, or one that is damaged loses it.
+    shelves: Mutex<()>,
     faults: Faults,
 }
 
@@ -138,8 +141,8 @@ impl Tree {
         let (accounts, tickets, incoming) = (private(ACCOUNTS)?, private(TICKETS)?, private(INCOMING)?);
         let quarantine = private(QUARANTINE)?;
         fsync(&root).map_err(|e| TreeError::new("sync", path, e))?;
-        let (path, faults) = (path.to_owned(), Faults::default());
-        Ok(Self { path, root, storeroom, accounts, tickets, incoming, quarantine, faults })
+        let (path, shelves, faults) = (path.to_owned(), Mutex::default(), Faults::default());
+        Ok(Self { path, root, storeroom, accounts, tickets, incoming, quarantine, shelves, faults })
     }
 
     /// Where a test has it fail.

@@ -18,6 +18,7 @@ use crate::tree::Tree;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use sha2::{Digest, Sha256 as Hasher};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -74,6 +75,13 @@ pub async fn begin_if_ordered(tree: &Tree, engine: &Handle) {
     if let Err(why) = done.and_then(|_| std::fs::remove_file(&order).map_err(|error| error.to_string())) {
         tracing::error!(why, "this could not be ordered");
     }
+}
+
+/// What a look at an object came to.
+struct Damage {
+    /// The file that was looked at, if there was one: by the time it goes, another may have come in.
+    inode: Option<u64>,
+    why: String,
 }
 
 /// Why one object's look came to no result.
@@ -154,9 +162,9 @@ impl Worker {
             self.show(None);
             let work = match found? {
                 None => Work::Verified { sha256, pass },
-                Some(why) => {
+                Some(Damage { inode, why }) => {
                     tracing::error!(%sha256, why, "an object is damaged; it goes into quarantine until it is put in again");
-                    Work::Quarantine { sha256, why }
+                    Work::Quarantine { sha256, inode, why }
                 }
             };
             self.parts.engine.ask_blocking(work).map_err(|_| Cut::Failed)?;
@@ -193,12 +201,17 @@ impl Worker {
     }
 
     /// Reads an object; what is wrong with it, if anything.
-    fn look(&mut self, sha256: Sha256) -> Result<Option<String>, Cut> {
-        let mut file = match self.parts.tree.open_object(sha256) {
+    fn look(&mut self, sha256: Sha256) -> Result<Option<Damage>, Cut> {
+        let tree = &self.parts.tree;
+        let mut file = match tree.open_object(sha256) {
             Ok(Some(file)) => file,
-            Ok(None) => return Ok(Some("it is not in the storeroom".into())),
-            Err(error) => return Ok(Some(daemon::report(&error))),
+            Ok(None) => return Ok(Some(Damage { inode: None, why: "it is not in the storeroom".into() })),
+            Err(error) => {
+                let inode = tree.object(sha256).ok().flatten().map(|there| there.inode);
+                return Ok(Some(Damage { inode, why: daemon::report(&error) }));
+            }
         };
+        let inode = file.metadata().ok().map(|there| there.ino());
         let (mut hasher, mut block, mut at) = (Hasher::new(), vec![0; BLOCK], 0i64);
         loop {
             let _ = posix_fadvise(&file, at, BLOCK as i64, PosixFadviseAdvice::POSIX_FADV_DONTNEED); // advice only
@@ -210,12 +223,12 @@ impl Worker {
                     self.rest(n as u64)?;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Ok(Some(format!("it cannot be read: {error}"))),
+                Err(error) => return Ok(Some(Damage { inode, why: format!("it cannot be read: {error}") })),
             }
         }
         let found: [u8; 32] = hasher.finalize().into();
         let found = Sha256::from(found);
-        Ok((found != sha256).then(|| format!("its bytes hash to {found}")))
+        Ok((found != sha256).then(|| Damage { inode, why: format!("its bytes hash to {found}") }))
     }
 
     /// Waits until so many bytes more are due, or it is to end.

@@ -117,7 +117,7 @@ pub(super) fn verified(txn: &mut Txn<'_>, sha256: Sha256, pass: u64, now: Now) -
     Ok(Plan::done())
 }
 
-pub(super) fn quarantine(txn: &mut Txn<'_>, sha256: Sha256, why: &str, now: Now) -> Result<Plan> {
+pub(super) fn quarantine(txn: &mut Txn<'_>, sha256: Sha256, inode: Option<u64>, why: &str, now: Now) -> Result<Plan> {
     let mut plan = Plan::done();
     // One that is healing has another file by now, one that goes needs none.
     let Some(object) = txn.object(sha256)?.filter(|object| object.state == ObjectState::Good) else { return Ok(plan) };
@@ -125,7 +125,7 @@ pub(super) fn quarantine(txn: &mut Txn<'_>, sha256: Sha256, why: &str, now: Now)
     (event.sha256, event.bytes) = (Some(sha256), Some(object.size));
     txn.log(&event)?;
     txn.put_object(sha256, &Object { state: ObjectState::Damaged, ..object })?;
-    plan.steps.push(Step::Quarantine { sha256 });
+    plan.steps.push(Step::Quarantine { sha256, inode });
     Ok(plan)
 }
 

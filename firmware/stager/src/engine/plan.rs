@@ -1,4 +1,5 @@
-//! What each request changes in the ledger, and the steps in the tree that follow from it. No I/O but the transaction.
+//! What each request changes in the ledger, and the steps in the tree that follow from it. No I/O but the transaction, and a look at
+//! the storeroom where a damaged object may have been replaced.
 
 use super::transfers::End;
 use super::{Engine, Plan, Refusal, Step, Work, objects};
@@ -9,7 +10,7 @@ use crate::ranges::Ranges;
 use crate::rows::{Event, Lease, State, Upload, UsedGrant, user_of};
 use crate::tree::Place;
 use std::time::UNIX_EPOCH;
-use tobj::{AuditEvent, Fault, Id, LeaseKind, ObjectState, Reply, Secret, Timestamp};
+use tobj::{AuditEvent, Fault, Id, LeaseKind, ObjectState, Reply, Secret, Sha256, Timestamp};
 
 impl Plan {
     pub(super) fn done() -> Self {
@@ -44,7 +45,9 @@ impl Engine {
             Work::Clear { sha256 } => objects::clear(txn, sha256, now),
             Work::Verify { sha256, by } => objects::verify(txn, sha256, &by, now),
             Work::Verified { sha256, pass } => objects::verified(txn, sha256, pass, now),
-            Work::Quarantine { sha256, why } => objects::quarantine(txn, sha256, &why, now),
+            // It was put in again after it was looked at.
+            Work::Quarantine { sha256, inode, .. } if self.has_another(sha256, inode) => Ok(Plan::done()),
+            Work::Quarantine { sha256, inode, why } => objects::quarantine(txn, sha256, inode, &why, now),
             Work::Heal { sha256, after } => objects::heal(txn, sha256, after),
             Work::Healed { sha256 } => objects::healed(txn, sha256),
             Work::Revoke { lease, by } => super::leases::revoke(txn, lease, &by, now),
@@ -89,6 +92,14 @@ impl Engine {
                 Ok(Plan::done())
             }
         }
+    }
+}
+
+impl Engine {
+    /// Whether the storeroom has a file of the object, and not this one.
+    fn has_another(&self, sha256: Sha256, inode: Option<u64>) -> bool {
+        let there = self.tree.object(sha256).ok().flatten();
+        there.is_some_and(|there| Some(there.inode) != inode)
     }
 }
 

@@ -79,6 +79,8 @@ pub enum Work {
     Quarantine {
         /// Its hash.
         sha256: Sha256,
+        /// The inode that was looked at, if there was one.
+        inode: Option<u64>,
         /// What is wrong with it.
         why: String,
     },

@@ -12,6 +12,7 @@ use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
+use std::sync::PoisonError;
 use tobj::{Id, Sha256};
 
 impl Tree {
@@ -74,6 +75,7 @@ impl Tree {
                 Err(error) => Err(fail("rename")(error)),
             }
         };
+        let _shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
         let mut fresh = place()?;
         if !fresh && self.object(sha256)?.is_some_and(|there| there.size != size) {
             self.set_aside(sha256)?;
@@ -146,12 +148,18 @@ impl Tree {
         Ok(found(stat(self.incoming.as_fd(), &label), &label)?.map(|stat| stat.size))
     }
 
-    /// Takes a damaged object out of the storeroom; what is left of it is kept. Nothing when it is gone already.
+    /// Takes a damaged object out of the storeroom; what is left of it is kept. Nothing when it is gone already, or when another
+    /// file than that with this inode is there.
     ///
     /// # Errors
     /// [`TreeError`].
-    pub fn quarantine(&self, sha256: Sha256, batch: &mut Batch) -> Result<()> {
-        self.set_aside(sha256)?;
+    pub fn quarantine(&self, sha256: Sha256, inode: Option<u64>, batch: &mut Batch) -> Result<()> {
+        {
+            let _shelves = self.shelves.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.object(sha256)?.is_some_and(|there| Some(there.inode) == inode) {
+                self.set_aside(sha256)?;
+            }
+        }
         self.shelf_changed(sha256, batch)
     }
 

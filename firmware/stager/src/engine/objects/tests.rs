@@ -134,6 +134,27 @@ fn states_that_objects_were_left_in() {
 }
 
 #[test]
+fn an_object_that_was_put_in_again_after_it_was_looked_at_stays() {
+    let kit = Kit::new();
+    let looked_at = kit.tree.object(content()).unwrap().unwrap().inode;
+    std::fs::rename(file(&kit), kit.path("aside")).unwrap();
+    let quarantine = |inode| kit.ask(Work::Quarantine { sha256: content(), inode, why: "a bit fell over".into() });
+    assert_eq!(kit.object(CONTENT), content());
+    let is_good = || kit.ledger.read().unwrap().object(content()).unwrap().unwrap().state == ObjectState::Good;
+    for stale in [Some(looked_at), None] {
+        quarantine(stale).unwrap();
+        assert!(is_good() && file(&kit).exists(), "{stale:?}");
+    }
+    // It came in between the commit and the step in the tree.
+    let mut batch = crate::tree::Batch::default();
+    kit.tree.quarantine(content(), Some(looked_at), &mut batch).unwrap();
+    assert!(file(&kit).exists());
+    assert_eq!(kit.outcomes(AuditEvent::Quarantined), [""; 0]);
+    quarantine(Some(kit.tree.object(content()).unwrap().unwrap().inode)).unwrap();
+    assert!(!is_good() && !file(&kit).exists());
+}
+
+#[test]
 fn a_grant_from_before_a_withdrawal_is_worth_nothing() {
     let kit = Kit::new();
     let withdraw = |kit: &Kit, product: Option<&str>, at| {
