@@ -23,6 +23,7 @@ use crate::killpoint::{Point, hit};
 use crate::ledger::{Ledger, LedgerError, Number, Txn};
 use crate::tree::{Batch, Place, Tree, TreeError};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -140,9 +141,15 @@ pub struct Handle {
     queue: Sender<Message>,
     settled: Arc<Mutex<HashMap<Id, Settled>>>,
     committed: Arc<Notify>,
+    running: Arc<AtomicBool>,
 }
 
 impl Handle {
+    /// Whether there is a writer: after a failure it is gone, and what still answers is about to be.
+    pub fn is_running(&self) -> bool {
+        self.running.load(SeqCst)
+    }
+
     /// Asks, and waits until the answer holds.
     pub async fn ask(&self, work: Work) -> Answer {
         self.submit(work).await.unwrap_or_else(|_| Err(gone()))
@@ -186,8 +193,11 @@ impl Handle {
     }
 }
 
+/// What is said while there is no writer.
+pub(crate) const STOPPED: &str = "staging has stopped after a failure; the daemon is starting anew";
+
 fn gone() -> Refusal {
-    Refusal::new(Fault::Unavailable, "staging has stopped after a failure; the daemon is starting anew")
+    Refusal::new(Fault::Unavailable, STOPPED)
 }
 
 /// The writer.
@@ -227,7 +237,9 @@ impl Engine {
         let (sender, queue) = channel();
         let settled = Arc::<Mutex<HashMap<Id, Settled>>>::default();
         let committed = Arc::new(Notify::new());
-        let handle = Handle { queue: sender, settled: settled.clone(), committed: committed.clone() };
+        let running = Arc::new(AtomicBool::new(true));
+        let handle =
+            Handle { queue: sender, settled: settled.clone(), committed: committed.clone(), running: running.clone() };
         let mut engine = Self {
             ledger,
             tree,
@@ -249,6 +261,7 @@ impl Engine {
             .name("writer".into())
             .spawn(move || {
                 let outcome = engine.run();
+                running.store(false, SeqCst);
                 drop(engine);
                 let _ = end.send(outcome);
             })

@@ -2,7 +2,7 @@
 
 use crate::clock::Clock;
 use crate::database::Database;
-use crate::engine::{Handle, Refusal, Settled, Work};
+use crate::engine::{Handle, Refusal, STOPPED, Settled, Work};
 use crate::grants::{GrantError, Verifier};
 use crate::ingest::Intake;
 use crate::ledger::{Ledger, LedgerError, Number};
@@ -213,7 +213,10 @@ impl Stager {
             vec![check("start-up", self.found.missing.is_empty() && self.found.broken == 0, self.found.to_string())];
         match &looked {
             Ok(look) => {
-                checks.push(check("ledger", true, format!("{} leases", look.leases)));
+                checks.push(match self.engine.is_running() {
+                    true => check("ledger", true, format!("{} leases", look.leases)),
+                    false => check("ledger", false, STOPPED.to_owned()),
+                });
                 let backlog = look.backlog(self.clock.now().at);
                 checks.push(match self.trouble.get() {
                     Some(why) => check("outbox", false, format!("{why}; {backlog}")),

@@ -383,9 +383,11 @@ fn stopping_commits_what_waits() {
 
 #[test]
 fn a_broken_tree_stops_the_writer() {
-    let kit = Kit::new();
+    let mut kit = Kit::new();
+    assert!(kit.engine.is_running());
     // A symbolic link where a directory belongs is none of the failures that are expected.
     std::os::unix::fs::symlink("/nonexistent", kit.path("accounts/alice")).unwrap();
     assert_eq!(fault(kit.stage(1, &grant(1, Standing))), Some(Fault::Unavailable));
     assert_eq!(fault(kit.stage(2, &grant(2, OneTime))), Some(Fault::Unavailable));
+    assert!(kit.ended().is_err() && !kit.engine.is_running(), "status says so at once");
 }
