@@ -25,6 +25,8 @@ pub const LABEL: &str = "FFS-STATE";
 pub const SMALL_DISK: u64 = 128 << 20;
 /// Partitions begin at multiples of this many bytes.
 pub const ALIGN: u64 = 1 << 20;
+/// One inode for so many bytes. There are few files, and where the file system grows onto a large disk the kernel writes all inodes.
+const BYTES_PER_INODE: &str = "65536";
 /// Smallest state partition in bytes.
 pub const MIN_SIZE: u64 = 16 << 20;
 
@@ -150,7 +152,12 @@ pub fn write_partition(dir: &Path, machine: &str, out: &Path, offset: u64, size:
     };
     let (root_text, out_text) = (text(root.path())?, text(out)?);
     let (place, kib) = (format!("offset={offset},root_owner=0:0"), format!("{}k", size / 1024));
-    let arguments = ["-q", "-F", "-b", "4096", "-m", "0", "-L", LABEL, "-d", &root_text, "-E", &place, &out_text, &kib];
+    let arguments = [
+        ["-q", "-F", "-b", "4096", "-m", "0", "-i", BYTES_PER_INODE, "-L", LABEL, "-d", &root_text, "-E", &place]
+            .as_slice(),
+        &[&out_text, &kib],
+    ]
+    .concat();
     tools::run(&mkfs, &arguments, b"")?;
     // The owner of the copies is whoever runs this; in the machine it is root.
     let fields = names.iter().flat_map(|n| ["uid", "gid"].map(|field| format!("sif /{n} {field} 0\n")));

@@ -32,7 +32,17 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 /// Runs a program to its end, with this on its standard input; gives what it said.
 pub(crate) fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>, ToolError> {
-    let output = ended(program, arguments, input)?;
+    run_with(program, arguments, &[], input)
+}
+
+/// The same with these variables in its environment, beside those that all programs get.
+pub(crate) fn run_with(
+    program: &Path,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+    input: &[u8],
+) -> Result<Vec<u8>, ToolError> {
+    let output = ended(program, arguments, environment, input)?;
     if output.status.success() {
         return Ok(output.stdout);
     }
@@ -43,13 +53,14 @@ pub(crate) fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Ve
 
 /// Runs a program to its end; gives what it said, however it ended.
 pub(crate) fn output(program: &Path, arguments: &[&str]) -> Result<Vec<u8>, ToolError> {
-    ended(program, arguments, b"").map(|output| output.stdout)
+    ended(program, arguments, &[], b"").map(|output| output.stdout)
 }
 
-fn ended(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Output, ToolError> {
+fn ended(program: &Path, arguments: &[&str], environment: &[(&str, &str)], input: &[u8]) -> Result<Output, ToolError> {
     let name = || program.to_string_lossy().into_owned();
     let mut command = Command::new(program);
     command.args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin").env("LC_ALL", "C.UTF-8");
+    command.envs(environment.iter().copied());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|e| ToolError::Start(name(), e))?;
     if let Some(mut stdin) = child.stdin.take() {

@@ -263,6 +263,16 @@ fn check(device: &Path, force: bool) -> Result<(), MountError> {
 /// Finds, checks, grows and mounts the state partition, and gives this machine its identity.
 ///
 /// # Errors
+/// Makes the file system as large as its device, without writing the tables of new inodes: on a large disk those are gigabytes of
+/// zeros, more than a start has time for. The kernel writes them at its leisure once the file system is mounted. By itself resize2fs
+/// leaves them to it only if ext4 is loaded already, which nothing but the mount to come does. `more`: of its environment.
+fn enlarge(device: &Path, more: &[(&str, &str)]) -> Result<(), MountError> {
+    let resize2fs = tools::find("resize2fs").ok_or(StateError::Missing("resize2fs"))?;
+    let environment = [&[("RESIZE2FS_FORCE_LAZY_ITABLE_INIT", "1")], more].concat();
+    tools::run_with(&resize2fs, &[&device.to_string_lossy()], &environment, b"")?;
+    Ok(())
+}
+
 /// [`MountError`]: the machine does not know who it is, and nothing else may start.
 pub fn run() -> Result<(), MountError> {
     let found = locate()?;
@@ -271,8 +281,7 @@ pub fn run() -> Result<(), MountError> {
     let small = file_system_size(&device).map_err(failed(&device))? + super::ALIGN <= size;
     check(&device, small)?;
     if small {
-        let resize2fs = tools::find("resize2fs").ok_or(StateError::Missing("resize2fs"))?;
-        tools::run(&resize2fs, &[&device.to_string_lossy()], b"")?;
+        enlarge(&device, &[])?;
     }
     let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
     let at = Path::new(MOUNT);
