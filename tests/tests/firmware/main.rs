@@ -185,6 +185,11 @@ fn vm_updates_prove_themselves_or_are_given_up() {
     assert!(done, "{said}");
     assert_eq!(status[0]["running"], "0.1.1");
 
+    // One that breaks off costs neither what runs nor the way back.
+    let bytes = fs::read(&bad).unwrap();
+    fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    booted.refused(&file, &[], "cut off");
+
     // One that is not healthy: three tries, then the old one is back, and remembers.
     let (done, status, said) = booted.push(&bad, &[]);
     assert!(!done && said.contains("did not prove itself"), "{said}");

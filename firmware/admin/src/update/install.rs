@@ -2,11 +2,14 @@
 //!
 //! Each step is durable before the next begins; a machine that loses its power between any two of them starts what ran before, or
 //! what is new and whole:
-//! 1. entries that make room are removed;
-//! 2. the image is written to `.<role>_<version>.new`, a name that no loader looks at, and hashed on the way;
-//! 3. the file is synced, forgotten by the page cache, and read back: what is on the disk is what was signed;
+//! 1. the image is written to `.<role>_<version>.new`, a name that no loader looks at, and hashed on the way;
+//! 2. the file is synced, forgotten by the page cache, and read back: what is on the disk is what was signed;
+//! 3. the entries that it takes the place of are removed, and all of the file system is synced;
 //! 4. it is renamed to `<role>_<version>+3.efi`, and all of the file system is synced, for FAT renames in two steps;
 //! 5. where an older version was ordered, the newer one is renamed so that it stands back.
+//!
+//! So an upload that breaks off, or is not what was signed, costs no version. Only on an ESP without room for a third image, which
+//! ours have, step 3 goes first, and only if it makes enough room: what runs is all that is left then until the new one is in.
 //!
 //! The loader itself is never touched.
 
@@ -24,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// Bytes that are read or written at once.
 const BLOCK: usize = 1 << 20;
 
-/// Why an entry was not put in; the entries are as they were, or some that made room are gone.
+/// Why an entry was not put in; the entries are as they were, or those whose place it was to take are gone.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// The update file.
@@ -108,34 +111,40 @@ impl Esp {
         plan: &Plan,
         update: Option<(&Manifest, &mut R)>,
     ) -> Result<(), InstallError> {
-        self.apply_in_steps(plan, update, &mut |_| Ok(())).await
+        let stat = statvfs(&self.dir).map_err(|e| at(&self.dir)(e.into()))?;
+        let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+        self.apply_in_steps(plan, update, free, &mut |_| Ok(())).await
     }
 
     async fn apply_in_steps<R: AsyncRead + Unpin + ?Sized>(
         &self,
         plan: &Plan,
         update: Option<(&Manifest, &mut R)>,
+        free: u64,
         before: &mut (dyn FnMut(Step) -> io::Result<()> + Send),
     ) -> Result<(), InstallError> {
-        self.sweep()?;
-        for entry in &plan.remove {
-            let path = self.dir.join(entry.to_string());
-            before(Step::Remove).and_then(|()| fs::remove_file(&path)).map_err(at(&path))?;
-        }
-        self.sync(before)?;
+        let free = free.saturating_add(self.sweep()?);
         if let (Some(entry), Some((manifest, from))) = (&plan.write, update) {
-            self.room(manifest.size)?;
+            let first = !self.has_room(plan, manifest.size, free)?;
+            if first {
+                self.remove(plan, before)?;
+            }
             let new = self.dir.join(format!(".{}_{}.new", entry.role.as_str(), entry.version));
-            let written = self.write(&new, manifest, from, before).await;
             let named = self.dir.join(entry.to_string());
+            let mut done = self.write(&new, manifest, from, before).await;
+            if done.is_ok() && !first {
+                done = self.remove(plan, before);
+            }
             let done =
-                written.and_then(|()| before(Step::Name).and_then(|()| fs::rename(&new, &named)).map_err(at(&named)));
+                done.and_then(|()| before(Step::Name).and_then(|()| fs::rename(&new, &named)).map_err(at(&named)));
             if done.is_err() {
                 // What is left of it is of no use; the next one sweeps if this does not succeed.
                 let _ = fs::remove_file(&new);
             }
             done?;
             self.sync(before)?;
+        } else {
+            self.remove(plan, before)?;
         }
         for (from, to) in &plan.rename {
             let (from, to) = (self.dir.join(from.to_string()), self.dir.join(to.to_string()));
@@ -145,15 +154,41 @@ impl Esp {
         Ok(())
     }
 
-    /// Removes what an update that was cut off has left.
-    fn sweep(&self) -> Result<(), InstallError> {
+    /// Whether there is room for the image beside all that is there; an error where there would be none without the old entries either.
+    fn has_room(&self, plan: &Plan, needed: u64, free: u64) -> Result<bool, InstallError> {
+        // The folder may have to grow for a further name.
+        if needed.saturating_add(BLOCK as u64) <= free {
+            return Ok(true);
+        }
+        let mut most = free;
+        for entry in &plan.remove {
+            let path = self.dir.join(entry.to_string());
+            most = most.saturating_add(fs::metadata(&path).map_err(at(&path))?.len());
+        }
+        if most < needed { Err(InstallError::Room { needed, free: most }) } else { Ok(false) }
+    }
+
+    /// Removes the old entries. They are gone before anything takes their place, so that no loader sees an entry with the blocks of
+    /// another, nor twins.
+    fn remove(&self, plan: &Plan, before: &mut (dyn FnMut(Step) -> io::Result<()> + Send)) -> Result<(), InstallError> {
+        for entry in &plan.remove {
+            let path = self.dir.join(entry.to_string());
+            before(Step::Remove).and_then(|()| fs::remove_file(&path)).map_err(at(&path))?;
+        }
+        self.sync(before)
+    }
+
+    /// Removes what an update that was cut off has left; gives how many bytes that were.
+    fn sweep(&self) -> Result<u64, InstallError> {
+        let mut freed = 0;
         for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
             let path = entry.map_err(at(&self.dir))?.path();
             if path.extension().is_some_and(|e| e == "new") {
+                freed += fs::metadata(&path).map_err(at(&path))?.len();
                 fs::remove_file(&path).map_err(at(&path))?;
             }
         }
-        Ok(())
+        Ok(freed)
     }
 
     /// All of it, not the directory alone. FAT keeps size and place of a file in the file's directory entry, and the entry of one
@@ -166,12 +201,6 @@ impl Esp {
             dir.sync_all()
         };
         before(Step::SyncNames).and_then(|()| sync()).map_err(at(&self.dir))
-    }
-
-    fn room(&self, needed: u64) -> Result<(), InstallError> {
-        let stat = statvfs(&self.dir).map_err(|e| at(&self.dir)(e.into()))?;
-        let free = stat.blocks_available().saturating_mul(stat.fragment_size());
-        if free < needed { Err(InstallError::Room { needed, free }) } else { Ok(()) }
     }
 
     async fn write<R: AsyncRead + Unpin + ?Sized>(
@@ -289,29 +318,73 @@ mod tests {
     }
 
     /// Cut before each step in turn: there is always something whole to start, and trying again ends as if nothing had been.
+    /// What goes wrong before the new image is whole costs nothing, neither the version that runs nor the way back.
+    #[tokio::test]
+    async fn an_upload_that_breaks_off_leaves_both_versions() {
+        let before = ["web_0.9.0.efi", "web_1.0.0.efi"];
+        let (_home, esp) = esp(&before);
+        let signed = manifest("1.1.0", b"image");
+        for bytes in [&b"ima"[..], b"imagf", b"images"] {
+            esp.apply(&plan(&esp, "1.1.0"), Some((&signed, &mut &*bytes))).await.unwrap_err();
+            assert_eq!(names(&esp), before, "{bytes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_makes_room_goes_first_only_if_there_is_none() {
+        let image = vec![7; BLOCK];
+        let signed = manifest("1.1.0", &image);
+        let (_home, esp) = esp(&["web_1.0.0.efi", "web_0.9.0.efi"]);
+        fs::write(esp.dir.join("web_0.9.0.efi"), vec![8; BLOCK]).unwrap();
+        let mut steps = Vec::new();
+        let mut note = |step| {
+            steps.push(step);
+            Ok(())
+        };
+        let plan = plan(&esp, "1.1.0");
+        esp.apply_in_steps(&plan, Some((&signed, &mut &*image)), 0, &mut note).await.unwrap();
+        use Step::{Name, Remove, Sync, SyncNames, Write};
+        assert_eq!(steps, [Remove, SyncNames, Write, Sync, Name, SyncNames]);
+        // Where not even that would do, nothing goes.
+        let (_home, esp) = self::esp(&["web_1.0.0.efi", "web_0.9.0.efi"]);
+        let done = esp.apply_in_steps(&plan, Some((&signed, &mut &*image)), 0, &mut |_| Ok(())).await;
+        assert!(matches!(done, Err(InstallError::Room { .. })), "{done:?}");
+        assert_eq!(names(&esp), ["web_0.9.0.efi", "web_1.0.0.efi"]);
+    }
+
     #[tokio::test]
     async fn cut_anywhere_there_is_something_to_start() {
         let image = vec![9; 2 * BLOCK];
-        for to in ["1.1.0", "0.9.0"] {
+        for (to, free) in [("1.1.0", u64::MAX), ("0.9.0", u64::MAX), ("1.1.0", 0), ("0.9.0", 0)] {
             let mut cuts = 0;
             loop {
                 let (_home, esp) = esp(&["web_1.0.0.efi", "web_0.8.0.efi"]);
                 let signed = manifest(to, &image);
+                // Large enough to make the room.
+                let old_one = vec![8; image.len()];
+                fs::write(esp.dir.join("web_0.8.0.efi"), &old_one).unwrap();
                 let mut left = cuts;
-                let mut stop = |_: Step| {
+                let mut whole = false;
+                let mut stop = |step: Step| {
                     left -= 1;
                     if left < 0 { Err(io::Error::other("cut")) } else { Ok(()) }
+                    // Written and read back, for the next is not done before that.
+                    whole |= matches!(step, Step::Remove | Step::Name);
                 };
-                let outcome = esp.apply_in_steps(&plan(&esp, to), Some((&signed, &mut &*image)), &mut stop).await;
+                let outcome = esp.apply_in_steps(&plan(&esp, to), Some((&signed, &mut &*image)), free, &mut stop).await;
                 for name in names(&esp).iter().filter(|n| n.ends_with(".efi")) {
                     let bytes = fs::read(esp.dir.join(name)).unwrap();
-                    assert!(bytes == OLD || bytes == image, "{name} is not whole after {cuts} steps");
+                    assert!(
+                        bytes == OLD || bytes == image || bytes == old_one,
+                        "{name} is not whole after {cuts} steps"
+                    );
                 }
                 let after = slots(&esp, "1.0.0");
                 let old = after.entries.iter().find(|e| e.version == after.running).expect("what ran is there");
                 assert!(old.tries == Tries::Blessed || to == "0.9.0");
                 assert!(after.next().is_some());
                 if outcome.is_ok() {
+                assert!(whole || esp.dir.join("web_0.8.0.efi").exists(), "the way back is gone after {cuts} steps");
                     break;
                 }
                 if old.tries == Tries::Blessed {
