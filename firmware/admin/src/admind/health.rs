@@ -15,7 +15,6 @@ use crate::storage::{array, keeps_data};
 use crate::tools;
 use crate::update::esp::{EspError, Mounted, detach};
 use crate::update::record::{RECORD, Record};
-use crate::update::slots::Tries;
 use keys::site::{Machine, Plan, Role};
 use rustls::pki_types::ServerName;
 use std::error::Error;
@@ -212,12 +211,15 @@ fn give_up(why: &str) {
     }
 }
 
-/// Whether the running entry still has to prove itself.
+/// Whether the running entry still has to prove itself, and a start anew may help.
 fn on_trial() -> Result<bool, EspError> {
     let mounted = Mounted::new()?;
-    // The role does not matter for this.
-    let slots = mounted.slots(Role::Web)?;
-    Ok(slots.entries.iter().any(|e| e.version == slots.running && e.tries != Tries::Blessed))
+    let mut slots = mounted.slots(Role::Web)?;
+    // The site may be what cannot be read, so the entry tells the role.
+    if let Some(current) = slots.entries.iter().find(|e| e.version == slots.running) {
+        slots.role = current.role;
+    }
+    Ok(slots.worth_leaving())
 }
 
 #[cfg(test)]

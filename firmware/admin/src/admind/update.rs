@@ -122,25 +122,53 @@ pub(super) fn reboot(from: &str) -> Answer {
     Ok(Reply::Done {})
 }
 
+/// How an entry is, in words.
+fn state(slots: &Slots, entry: &Entry) -> String {
+    let starts = slots.next().is_some_and(|next| next.version == entry.version);
+    match entry.tries {
+        Tries::Blessed => "good".to_owned(),
+        Tries::Counted { left: 0, .. } if entry.version == slots.running && starts => {
+            "not proven; there is nothing better to start".to_owned()
+        }
+        Tries::Counted { left: 0, done: 0 } => "set aside".to_owned(),
+        Tries::Counted { left: 0, done } => format!("given up after {done} tries"),
+        Tries::Counted { left, done } => format!("on trial, {done} tries used, {left} left"),
+    }
+}
+
 fn status(slots: &Slots) -> Answer {
     let record = record(slots)?;
     let next = slots.next().map(|e| e.version);
     let text = |version: &dyn ToString| Name::new(&version.to_string()).map_err(unavailable);
     let mut entries = Vec::new();
     for entry in &slots.entries {
-        let state = match entry.tries {
-            Tries::Blessed => "good".to_owned(),
-            Tries::Counted { left: 0, done: 0 } => "set aside".to_owned(),
-            Tries::Counted { left: 0, done } => format!("given up after {done} tries"),
-            Tries::Counted { left, done } => format!("on trial, {done} tries used, {left} left"),
-        };
         entries.push(EntryInfo {
             version: text(&entry.version)?,
             running: entry.version == slots.running,
             next: Some(entry.version) == next,
-            state: Text::lossy(&state),
+            state: Text::lossy(&state(slots, entry)),
         });
     }
     let failed = record.complaints().map(|(version, why)| Text::lossy(&format!("{version}: {why}"))).collect();
     Ok(Reply::Updates { running: text(&slots.running)?, entries, failed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_entries() {
+        let states = |running: &str, names: &[&str]| {
+            let entries: Vec<Entry> = names.iter().map(|name| Entry::parse(name).unwrap()).collect();
+            let slots = Slots { role: Role::Web, running: running.parse().unwrap(), entries };
+            slots.entries.iter().map(|entry| state(&slots, entry)).collect::<Vec<_>>()
+        };
+        let trial = ["web_1.0.0.efi", "web_1.1.0+0-3.efi"];
+        assert_eq!(states("1.1.0", &trial), ["good", "given up after 3 tries"]);
+        let back = ["web_0.9.0+0-3.efi", "web_1.0.0+0-1.efi"];
+        assert_eq!(states("1.0.0", &back), ["given up after 3 tries", "not proven; there is nothing better to start"]);
+        let young = ["web_1.0.0+0.efi", "web_1.1.0+2-1.efi"];
+        assert_eq!(states("1.1.0", &young), ["set aside", "on trial, 1 tries used, 2 left"]);
+    }
 }

@@ -249,7 +249,18 @@ impl Slots {
         self.entries.iter().filter(|e| e.role == self.role).max_by(|a, b| preference(a, b))
     }
 
-    /// How an update is put in.
+    /// Whether a start anew may help where the running version is not well: it is on trial, and has a try left or gives way to
+    /// another. One that has proven itself is never left, and neither is one without tries that would only be started again, for
+    /// that would never end: after a failed downgrade the version that stood back for it runs like this.
+    pub fn worth_leaving(&self) -> bool {
+        match self.current().map(|e| e.tries) {
+            Ok(Tries::Counted { left: 0, .. }) => self.next().is_some_and(|e| e.version != self.running),
+            Ok(Tries::Counted { .. }) => true,
+            Ok(Tries::Blessed) | Err(_) => false,
+        }
+    }
+
+    /// How an update is put in, on a machine whose system has so many MiB of memory.
     ///
     /// # Errors
     /// [`Refusal`].

@@ -105,6 +105,21 @@ fn next(slots: &Slots, plan: &Plan) -> String {
     apply(slots, plan).next().unwrap().to_string()
 }
 
+#[test]
+fn what_is_left_when_it_is_not_well() {
+    let leaves = |running: &str, names: &[&str]| slots(running, names).worth_leaving();
+    assert!(!leaves("1.0.0", &["web_1.0.0.efi", "web_1.1.0+3.efi"]), "it has proven itself");
+    for trial in ["web_1.1.0+2-1.efi", "web_1.1.0+1-2.efi", "web_1.1.0+0-3.efi"] {
+        assert!(leaves("1.1.0", &["web_1.0.0.efi", trial]), "{trial}");
+    }
+    // An older version on order is given up; what stood back for it counts its start, and there is nothing else.
+    assert!(leaves("0.9.0", &["web_0.9.0+0-3.efi", "web_1.0.0+0.efi"]));
+    for back in ["web_1.0.0+0.efi", "web_1.0.0+0-1.efi"] {
+        assert!(!leaves("1.0.0", &["web_0.9.0+0-3.efi", back]), "{back}");
+    }
+    assert!(!leaves("1.0.0", &["web_0.9.0.efi"]), "it was booted another way");
+}
+
 fn any_version() -> impl Strategy<Value = Version> {
     (0..3u32, 0..3u32, 0..3u32).prop_map(|(major, minor, patch)| Version { major, minor, patch })
 }
