@@ -7,6 +7,7 @@
 //! Where that does not come within [`LIMIT`] and the running entry is still on trial, the reason is written down and the machine
 //! starts anew, which uses up a try. An entry that has proven itself is never left for that.
 
+use super::update;
 use crate::block;
 use crate::console::facts::{self, HEALTH};
 use crate::setup::{Daemon, SITE, STORAGE};
@@ -171,19 +172,7 @@ pub(super) fn marked() -> Result<(), Failed> {
 
 /// Notes what became of the version that was tried.
 fn settle() -> Result<(), Failed> {
-    let mut record = Record::load(Path::new(RECORD))?;
-    if record.trying.is_none() {
-        return Ok(());
-    }
-    let role = machine()?.role;
-    let slots = Mounted::new()?.slots(role)?;
-    if record.settle(&slots) {
-        for failure in &record.failed {
-            tracing::warn!(version = %failure.version, reason = failure.reason, "a version that failed on this machine");
-        }
-        record.save(Path::new(RECORD))?;
-    }
-    Ok(())
+    update::settle(machine()?.role)
 }
 
 /// Leaves an entry that is on trial, with a word about why.

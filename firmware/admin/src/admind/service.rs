@@ -28,6 +28,12 @@ pub(super) async fn run(path: PathBuf, shutdown: Shutdown) -> Result<(), Box<dyn
         tokio::spawn(storage::watch(disks.clone()));
     }
     let kept = keeps_data(config.role).then(|| disks.clone());
+    // What became of an update is written down before anybody is told of it: the boot partition is not looked at for each report.
+    let role = config.role;
+    let settled = tokio::task::spawn_blocking(move || update::settle(role).map_err(|e| daemon::report(&*e))).await;
+    if let Err(why) = settled.map_err(|e| daemon::report(&e)).and_then(|settled| settled) {
+        tracing::error!("what became of the last update is not noted: {why}");
+    }
     tokio::spawn(report::publish(kept));
     let service = Admind { name, role: config.role, changing: Mutex::new(()), disks };
     daemon::notify::ready();

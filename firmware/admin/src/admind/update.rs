@@ -8,6 +8,8 @@ use crate::update::package::{self, KEYS, PackageError, ReleaseKeys};
 use crate::update::record::{RECORD, Record};
 use crate::update::slots::{Entry, Insist, Plan, Refusal, Slots, Tries};
 use keys::site::Role;
+use std::error::Error;
+use std::io;
 use std::path::Path;
 use tobj::{EntryInfo, Fault, Name, Reply, Text};
 use tokio::io::{AsyncRead, BufReader};
@@ -41,6 +43,31 @@ fn record(slots: &Slots) -> Result<Record, Refused> {
     let mut record = Record::load(Path::new(RECORD)).map_err(unavailable)?;
     record.settle(slots);
     Ok(record)
+}
+
+/// Writes down what became of a version that was tried, as far as the entries of this machine tell.
+pub(super) fn settle(role: Role) -> Result<(), Box<dyn Error>> {
+    let path = Path::new(RECORD);
+    // The boot partition is left alone where there is nothing to find out.
+    if Record::load(path)?.trying.is_none() {
+        return Ok(());
+    }
+    match Mounted::new() {
+        Ok(mounted) => Ok(note(path, &mounted.slots(role)?)?),
+        Err(EspError::Direct) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn note(path: &Path, slots: &Slots) -> io::Result<()> {
+    let mut record = Record::load(path)?;
+    if record.settle(slots) {
+        for failure in &record.failed {
+            tracing::warn!(version = %failure.version, reason = failure.reason, "a version that failed on this machine");
+        }
+        record.save(path)?;
+    }
+    Ok(())
 }
 
 /// Puts an update beside what runs.
@@ -156,6 +183,28 @@ fn status(slots: &Slots) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What console and others read afterwards is the record alone.
+    #[test]
+    fn what_was_given_up_is_written_down() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("update.toml");
+        let mut record = Record::default();
+        record.begin("1.1.0".parse().unwrap());
+        record.found("1.1.0".parse().unwrap(), "no ftp banner");
+        record.save(&path).unwrap();
+        let slots = |running: &str, names: &[&str]| Slots {
+            role: Role::Web,
+            running: running.parse().unwrap(),
+            entries: names.iter().map(|name| Entry::parse(name).unwrap()).collect(),
+        };
+        note(&path, &slots("1.1.0", &["web_1.0.0.efi", "web_1.1.0+0-3.efi"])).unwrap();
+        assert_eq!(Record::load(&path).unwrap(), record, "it is being tried");
+        note(&path, &slots("1.0.0", &["web_1.0.0.efi", "web_1.1.0+0-3.efi"])).unwrap();
+        let record = Record::load(&path).unwrap();
+        let complaints: Vec<_> = record.complaints().map(|(version, why)| format!("{version}: {why}")).collect();
+        assert_eq!((record.trying.as_ref(), complaints), (None, vec!["1.1.0: no ftp banner".to_owned()]));
+    }
 
     #[test]
     fn states_of_entries() {
