@@ -1,18 +1,17 @@
 //! The health gate: whether this start of the machine is a good one (`admind health`, before `boot-complete.target`).
 //!
 //! It looks at nothing outside of the machine: a cable that is out or a peer that is down is no reason to give a version up. What it
-//! wants: the role's daemons run; customers are greeted (ftp banner, TLS of the portal; on a database machine an open commlink port)
+//! wants: firewall, network and the role's daemons run; customers are greeted (ftp banner, TLS of the portal; on a database machine an open commlink port)
 //! on loopback; and the array runs, degraded or not, if the machine ever had one.
 //!
 //! Where that does not come within [`LIMIT`] and the running entry is still on trial, the reason is written down and the machine
 //! starts anew, which uses up a try. An entry that has proven itself is never left for that.
 
+use super::storage::{self, Data};
 use super::update;
-use crate::block;
 use crate::console::facts::{self, HEALTH};
-use crate::setup::{Daemon, SITE, STORAGE};
-use crate::storage::record::{self as storage_record, Progress};
-use crate::storage::{array, keeps_data};
+use crate::setup::{Daemon, SITE};
+use crate::storage::keeps_data;
 use crate::tools;
 use crate::update::esp::{EspError, Mounted, detach};
 use crate::update::record::{RECORD, Record};
@@ -32,6 +31,10 @@ pub(super) const LIMIT: Duration = Duration::from_secs(300);
 const LIMIT_FILE: &str = "/usr/share/ffs/health-seconds";
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(250);
+/// Without these nobody reaches the machine, or anybody does.
+const NETWORK: [&str; 2] = ["ffs-firewall.service", "systemd-networkd.service"];
+/// The unit that brings data disks into use.
+const STORAGE: &str = "ffs-storage.service";
 /// How long one look at a port may take.
 const PORT: Duration = Duration::from_secs(5);
 
@@ -88,23 +91,61 @@ fn machine() -> Result<Machine, Failed> {
 }
 
 fn look(machine: &Machine) -> Result<(), Failed> {
-    daemons(machine.role)?;
+    let mut data = storage::data(machine.role)?;
+        // It may have been made meanwhile.
+        data = storage::data(machine.role)?;
+    }
+    // First, for without them their daemons do not start either.
+    if let Data::Missing(why) = data {
+        return Err(why.into());
+    if data == Data::None && keeps_data(machine.role) {
+        settled()?;
+    }
+    let wanted = units(machine.role, &data);
+    let names: Vec<&str> = wanted.iter().map(|unit| &**unit).collect();
+    if let Some(down) = first_down(&names, &states(&names)?) {
+        return Err(format!("{down} does not run").into());
+    }
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match machine.role {
+        // Nobody can be served from an array that never was.
+        Role::Download if data == Data::None => {}
         Role::Download => banner(at(machine.ftp))?,
         Role::Web => handshake(at(machine.https))?,
         Role::Database => drop(connect(at(machine.ports.0))?),
     }
-    if keeps_data(machine.role) { disks() } else { Ok(()) }
+    Ok(())
 }
 
-fn daemons(role: Role) -> Result<(), Failed> {
+/// What must run. What works with data cannot where the machine never had an array.
+fn units(role: Role, data: &Data) -> Vec<String> {
+    let without = keeps_data(role) && *data == Data::None;
+    let with_data = |daemon: Daemon| matches!(daemon, Daemon::Stagerd | Daemon::Ftpd | Daemon::Masterd);
+    let daemons = Daemon::of(role).iter().filter(|daemon| !(without && with_data(**daemon)));
+    let daemons = daemons.map(|daemon| format!("{}.service", daemon.as_str()));
+    daemons.chain(NETWORK.map(str::to_owned)).collect()
+}
+
+/// What systemd says of these units, a line for each.
+fn states(units: &[&str]) -> Result<String, Failed> {
     let systemctl = tools::find("systemctl").ok_or("systemctl is not there")?;
-    for daemon in Daemon::of(role) {
-        let unit = format!("{}.service", daemon.as_str());
-        tools::run(&systemctl, &["is-active", "--quiet", &unit], b"").map_err(|_| format!("{unit} does not run"))?;
+    let said = tools::output(&systemctl, &[&["is-active"], units].concat())?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+/// The first unit that does not run. One of which nothing is said does not.
+fn first_down<'a>(units: &[&'a str], said: &str) -> Option<&'a str> {
+    let mut states = said.lines();
+    // A daemon that reads its configuration again runs.
+    units.iter().copied().find(|_| !matches!(states.next(), Some("active" | "reloading")))
+}
+
+/// Whether the step that makes or finds an array is over, one way or the other.
+fn settled() -> Result<(), Failed> {
+    match states(&[STORAGE])?.trim() {
+        "active" | "failed" => Ok(()),
+        _ => Err("the data disks are being brought into use".into()),
     }
-    Ok(())
 }
 
 fn connect(at: SocketAddr) -> Result<TcpStream, Failed> {
@@ -147,20 +188,6 @@ fn handshake(at: SocketAddr) -> Result<(), Failed> {
             Err(error) => return Err(format!("no TLS: {error}").into()),
         }
     }
-}
-
-fn disks() -> Result<(), Failed> {
-    let record: Option<storage_record::Record> = storage_record::load(Path::new(storage_record::RECORD))?;
-    // A machine that never had an array waits for an operator, which is no fault of its software.
-    if record.is_none_or(|r| r.progress != Progress::Ready) {
-        return Ok(());
-    }
-    if !array::look(Path::new(block::SYS)).is_some_and(|a| a.runs()) {
-        return Err("the array does not run".into());
-    }
-    let mounted = fs::read_to_string("/proc/self/mountinfo")?;
-    let found = block::mounts(&mounted).iter().any(|(_, at)| at == STORAGE);
-    if found { Ok(()) } else { Err(format!("nothing is mounted at {STORAGE}").into()) }
 }
 
 /// The boot partition is not needed any more after the running entry was marked as good, or could not be.
@@ -230,6 +257,29 @@ mod tests {
             }
         });
         at
+    }
+
+    #[test]
+    fn what_must_run() {
+        let names = |role, data: &Data| units(role, data).join(" ").replace(".service", "");
+        let all = |more: &str| format!("commlinkd admind {more}ffs-firewall systemd-networkd");
+        assert_eq!(names(Role::Download, &Data::InUse), all("stagerd ftpd "));
+        assert_eq!(names(Role::Database, &Data::Missing("x")), all("masterd "));
+        assert_eq!(names(Role::Web, &Data::None), all("portald "));
+        // Without an array there is nothing to serve, which is no fault of the software.
+        for role in [Role::Download, Role::Database] {
+            assert_eq!(names(role, &Data::None), all(""));
+        }
+    }
+
+    #[test]
+    fn what_does_not_run() {
+        let units = ["a.service", "b.service"];
+        assert_eq!(first_down(&units, "active\nreloading\n"), None);
+        assert_eq!(first_down(&units, "active\nactivating\n"), Some("b.service"));
+        assert_eq!(first_down(&units, "failed\nactive\n"), Some("a.service"));
+        assert_eq!(first_down(&units, "active\n"), Some("b.service"));
+        assert_eq!(first_down(&units, ""), Some("a.service"));
     }
 
     #[test]

@@ -11,8 +11,9 @@ use crate::storage::health::{self, Health, Questions};
 use crate::storage::plan::{Content, Inventory, Plan, Refusal};
 use crate::storage::record::{self, ORDER, Order, Progress, RECORD, Record};
 use crate::storage::superblock::Uuid;
-use crate::storage::{FAILED, inventory, plan};
+use crate::storage::{FAILED, StorageError, inventory, io_error, keeps_data, plan};
 use crate::tools;
+use keys::site::Role;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,6 +75,38 @@ pub(super) fn create(order: &Order) -> Answer {
     // What could not start without the disks does now; nobody has to wait for it.
     systemctl(&["start", "--no-block", ALL])?;
     Ok(Reply::Done {})
+}
+
+/// How the data disks of a machine are, as far as it must have some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Data {
+    /// There are none: its role keeps no data, or it never had an array and waits for an operator, which is no fault of its software.
+    None,
+    /// They are in use.
+    InUse,
+    /// They are not, and this is why.
+    Missing(&'static str),
+}
+
+/// The data disks of a machine of this role.
+pub(super) fn data(role: Role) -> Result<Data, StorageError> {
+    if !keeps_data(role) {
+        return Ok(Data::None);
+    }
+    let record: Option<Record> = record::load(Path::new(RECORD))?;
+    let runs = array::look(Path::new(block::SYS)).is_some_and(|a| a.runs());
+    let mounted = std::fs::read_to_string("/proc/self/mountinfo").map_err(io_error("/proc/self/mountinfo"))?;
+    let mounted = block::mounts(&mounted).iter().any(|(_, at)| at == crate::setup::STORAGE);
+    Ok(judge(record.as_ref(), runs, mounted))
+}
+
+fn judge(record: Option<&Record>, runs: bool, mounted: bool) -> Data {
+    match (record.map(|r| r.progress), runs, mounted) {
+        (None | Some(Progress::Creating), ..) => Data::None,
+        (Some(Progress::Ready), false, _) => Data::Missing("the array does not run"),
+        (Some(Progress::Ready), true, false) => Data::Missing("the array is not mounted"),
+        (Some(Progress::Ready), true, true) => Data::InUse,
+    }
 }
 
 /// Changes the array by order.
@@ -216,4 +249,22 @@ pub(super) fn show(watch: &Watch) -> Answer {
 fn refusal(inventory: &Inventory) -> Option<String> {
     let record: Option<Record> = record::load(Path::new(RECORD)).ok()?;
     plan::plan(inventory, record.as_ref(), None, true, Uuid([0; 16])).err().map(|why| why.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::plan::Level;
+
+    #[test]
+    fn what_a_machine_must_have() {
+        let record =
+            |progress| Record { array: Uuid([1; 16]), level: Level::Raid1, spares: 0, progress, request: None };
+        let (creating, ready) = (record(Progress::Creating), record(Progress::Ready));
+        assert_eq!(judge(None, false, false), Data::None);
+        assert_eq!(judge(Some(&creating), true, false), Data::None);
+        assert_eq!(judge(Some(&ready), true, true), Data::InUse);
+        assert_eq!(judge(Some(&ready), true, false), Data::Missing("the array is not mounted"));
+        assert_eq!(judge(Some(&ready), false, false), Data::Missing("the array does not run"));
+    }
 }

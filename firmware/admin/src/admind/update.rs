@@ -1,6 +1,7 @@
 //! Requests about updates.
 
 use super::service::{Answer, Refused, unavailable};
+use super::storage::{self, Data};
 use crate::tools;
 use crate::update::esp::{EspError, Mounted, running};
 use crate::update::install::InstallError;
@@ -45,6 +46,14 @@ fn record(slots: &Slots) -> Result<Record, Refused> {
     Ok(record)
 }
 
+/// An update on a machine whose array is missing would be given up for that, and which of the two is at fault would not be known.
+fn with_data(data: &Data) -> Result<(), Refusal> {
+    match data {
+        Data::None | Data::InUse => Ok(()),
+        Data::Missing(why) => Err(Refusal::NoArray(why)),
+    }
+}
+
 /// Writes down what became of a version that was tried, as far as the entries of this machine tell.
 pub(super) fn settle(role: Role) -> Result<(), Box<dyn Error>> {
     let path = Path::new(RECORD);
@@ -84,6 +93,7 @@ pub(super) async fn push(
     let slots = mounted.slots(role).map_err(refused)?;
     let mut record = record(&slots)?;
     let plan = slots.update(manifest.role, manifest.version, &record.failed, insist).map_err(invalid)?;
+    with_data(&storage::data(role).map_err(unavailable)?).map_err(invalid)?;
     tracing::warn!(from, version = %manifest.version, running = %slots.running, "an update is put in");
     let before = record.clone();
     record.begin(manifest.version);
@@ -183,6 +193,16 @@ fn status(slots: &Slots) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_update_without_the_array() {
+        assert_eq!(with_data(&Data::None), Ok(()));
+        assert_eq!(with_data(&Data::InUse), Ok(()));
+        let refused = with_data(&Data::Missing("the array does not run")).unwrap_err();
+        assert_eq!(refused, Refusal::NoArray("the array does not run"));
+        let said = refused.to_string();
+        assert!(said.starts_with("the array does not run, ") && said.contains("ffsctl storage status"), "{said}");
+    }
 
     /// What console and others read afterwards is the record alone.
     #[test]

@@ -183,6 +183,11 @@ pub enum Refusal {
         /// What was wrong.
         reason: String,
     },
+    /// Its data disks are not in use.
+    #[error(
+        "{0}, and without it the update could not prove itself, nor could anybody tell what broke it. Bring the data disks into use first (`ffsctl storage status` says what is wrong), or roll back if the running version is to blame"
+    )]
+    NoArray(&'static str),
     /// There is nothing to roll back to.
     #[error("there is no other good version on this machine")]
     NoOther,
