@@ -30,6 +30,8 @@ const SCRUB: &str = "ffs-scrub.service";
 const SCRUB_NOW: &str = "ffs-scrub-now.service";
 /// The unit that wants everything that runs on an appliance.
 const ALL: &str = "ffs.target";
+/// The unit that finds out whether a start is a good one, and what waits for that.
+const GATE: [&str; 2] = ["ffs-health.service", "boot-complete.target"];
 /// How often is looked how the array is.
 const LOOK: Duration = Duration::from_secs(5);
 /// How often disks are asked how they are.
@@ -72,8 +74,10 @@ pub(super) fn create(order: &Order) -> Answer {
     }
     record::save(Path::new(ORDER), order).map_err(unavailable)?;
     carried_out(&["restart", STORAGE])?;
-    // What could not start without the disks does now; nobody has to wait for it.
-    systemctl(&["start", "--no-block", ALL])?;
+    // What could not start without the disks does now; nobody has to wait for it. If the health gate has given up waiting for them, it
+    // looks again, or the machine would be said to be unwell until its next start.
+    let [health, good] = GATE;
+    systemctl(&["start", "--no-block", ALL, health, good])?;
     Ok(Reply::Done {})
 }
 
