@@ -79,13 +79,17 @@ pub(super) fn gate() -> Result<(), Failed> {
 
 /// Says how it is where the console finds it; that this cannot be done is no reason to give up.
 fn show(how: &str) {
-    if let Err(error) = facts::publish(Path::new(HEALTH), how) {
+    let path = Path::new(HEALTH);
+    // Where the set-up has failed, nothing is there yet.
+    let dir = path.parent().map_or(Ok(()), fs::create_dir_all);
+    if let Err(error) = dir.and_then(|()| facts::publish(path, how)) {
         tracing::error!("the console does not show how it is: {}", daemon::report(&error));
     }
 }
 
 fn machine() -> Result<Machine, Failed> {
-    let name = fs::read_to_string(Path::new(SITE).join("machine"))?;
+    let name = fs::read_to_string(Path::new(SITE).join("machine"));
+    let name = name.map_err(|e| format!("the machine's part of the site cannot be read from {SITE}: {e}"))?;
     let plan = Plan::load(&Path::new(SITE).join("site.toml"))?;
     Ok(plan.machine(name.trim()).cloned().ok_or("the site does not know this machine")?)
 }

@@ -158,7 +158,10 @@ fn booted(efivars: &Path) -> io::Result<Option<String>> {
 /// # Errors
 /// When the variables or the disks cannot be read, or that partition is no longer there.
 pub(crate) fn booted_esp() -> io::Result<Option<Block>> {
-    let Some(esp) = booted(Path::new(EFIVARS))? else { return Ok(None) };
+    let efivars = Path::new(EFIVARS);
+    // Also where this machine's state was not found: the health gate then has to know what was booted all the more.
+    show_variables(efivars)?;
+    let Some(esp) = booted(efivars)? else { return Ok(None) };
     let blocks = block::all(Path::new(block::SYS))?;
     for disk in blocks.iter().filter(|b| b.physical && b.size > 0) {
         let Ok(Ok(table)) = table(&disk.path(), disk.size) else { continue };
@@ -260,9 +263,6 @@ fn check(device: &Path, force: bool) -> Result<(), MountError> {
     }
 }
 
-/// Finds, checks, grows and mounts the state partition, and gives this machine its identity.
-///
-/// # Errors
 /// Makes the file system as large as its device, without writing the tables of new inodes: on a large disk those are gigabytes of
 /// zeros, more than a start has time for. The kernel writes them at its leisure once the file system is mounted. By itself resize2fs
 /// leaves them to it only if ext4 is loaded already, which nothing but the mount to come does. `more`: of its environment.
@@ -273,6 +273,9 @@ fn enlarge(device: &Path, more: &[(&str, &str)]) -> Result<(), MountError> {
     Ok(())
 }
 
+/// Finds, checks, grows and mounts the state partition, and gives this machine its identity.
+///
+/// # Errors
 /// [`MountError`]: the machine does not know who it is, and nothing else may start.
 pub fn run() -> Result<(), MountError> {
     let found = locate()?;
