@@ -128,11 +128,13 @@ fn at_idle(desk: &Desk) {
         patience.pause(Duration::from_millis(250)).unwrap_or_else(|e| panic!("the end of the start: {e}; {status}"));
     };
     for machine in status.as_array().unwrap() {
-        let [memory, boot, watchdog] = ["memory", "boot", "watchdog"].map(|name| detail(machine, name).unwrap());
+        let [memory, boot, watchdog, mounts] =
+            ["memory", "boot", "watchdog", "mounts"].map(|name| detail(machine, name).unwrap());
         eprintln!("{}: {memory}; started in {boot}", machine["machine"]);
         let used: u64 = memory.split(' ').next().unwrap().parse().unwrap();
         assert!((1..=MEMORY).contains(&used), "{}: {memory}", machine["machine"]);
         assert_eq!(watchdog, "i6300ESB timer, 60 s", "{}", machine["machine"]);
+        assert_eq!(mounts, "none is both writable and executable", "{}", machine["machine"]);
     }
 }
 

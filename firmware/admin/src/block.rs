@@ -110,6 +110,19 @@ pub(crate) fn mount_sources(mountinfo: &str) -> Vec<(String, String)> {
     mountinfo.lines().filter_map(one).collect()
 }
 
+/// Where file systems are mounted that can be both written to and run from, out of a mountinfo (proc_pid_mountinfo(5)).
+pub(crate) fn writable_and_executable(mountinfo: &str) -> Vec<String> {
+    let one = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        // What is said of the mount, and what of the file system.
+        let (at, mount) = (before.split(' ').nth(4)?, before.split(' ').nth(5)?);
+        let system = after.split(' ').nth(2)?;
+        let has = |options: &str, option| options.split(',').any(|o| o == option);
+        (has(mount, "rw") && has(system, "rw") && !has(mount, "noexec")).then(|| at.to_owned())
+    };
+    mountinfo.lines().filter_map(one).collect()
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -134,6 +147,18 @@ pub(crate) mod tests {
             }
         }
         dir
+    }
+
+    #[test]
+    fn mounts_that_are_writable_and_executable() {
+        let shown = "1 1 0:2 / / ro,relatime shared:1 - rootfs rootfs ro,size=9k\n\
+                     2 1 0:3 / /ro ro,relatime - tmpfs tmpfs rw\n\
+                     3 1 0:4 / /run rw,nosuid,nodev,noexec shared:2 - tmpfs tmpfs rw,mode=755\n\
+                     4 1 0:5 / /tmp rw,nosuid,nodev shared:3 master:1 - tmpfs tmpfs rw,size=5k\n\
+                     5 1 0:6 / /sys rw,noexec - sysfs sysfs rw\nnonsense\n\
+                     6 1 0:7 / /x rw - ext4 /dev/vda ro,noexec\n\
+                     7 1 0:8 / /y rw - ext4 /dev/vda rw\n";
+        assert_eq!(writable_and_executable(shown), ["/tmp", "/y"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::tools;
 use nix::sys::statvfs::statvfs;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::Path;
 use tobj::{Check, Name, Text};
 
@@ -19,6 +20,8 @@ use tobj::{Check, Name, Text};
 const WATCHDOGS: &str = "/sys/class/watchdog";
 /// Is there once timesyncd has heard of a server.
 const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
+/// The mounts of the system; those of this daemon are its own.
+const MOUNTS: &str = "/proc/1/mountinfo";
 
 fn check(name: &str, healthy: bool, detail: &str) -> Option<Check> {
     Some(Check { name: Name::new(name).ok()?, healthy, detail: Text::lossy(detail) })
@@ -37,8 +40,9 @@ pub(super) fn all(disks: Option<&BTreeMap<String, Health>>) -> Vec<Check> {
     });
     let watchdog = check_of("watchdog", self::watchdog(Path::new(WATCHDOGS)));
     let time = check_of("time", (true, time(Path::new(SYNCHRONISED).exists())));
+    let mounts = check_of("mounts", mounts(fs::read_to_string(MOUNTS)));
     let boot = boot::words().and_then(|words| check("boot", true, words));
-    [version, memory(), units(), watchdog, time, boot, disks].into_iter().flatten().collect()
+    [version, memory(), units(), mounts, watchdog, time, boot, disks].into_iter().flatten().collect()
 }
 
 /// Memory that is in use and cannot be had back, of all there is. What the root file system takes is in it.
@@ -56,6 +60,15 @@ fn parse_memory(meminfo: &str) -> Option<(u64, u64)> {
     };
     let (all, available) = (field("MemTotal")?, field("MemAvailable")?);
     Some((all.saturating_sub(available) >> 10, all >> 10))
+}
+
+/// Whoever gets a file onto the machine is not to run it from there.
+fn mounts(shown: io::Result<String>) -> (bool, String) {
+    match shown.map(|shown| block::writable_and_executable(&shown)) {
+        Ok(all) if all.is_empty() => (true, "none is both writable and executable".into()),
+        Ok(all) => (false, format!("both writable and executable: {}", all.join(", "))),
+        Err(error) => (false, format!("{MOUNTS} cannot be read: {error}")),
+    }
 }
 
 /// What ends a hang of the machine. A machine may have none; one that it has must be armed.
@@ -181,6 +194,14 @@ mod tests {
         assert_eq!(parse_memory(text), Some((142, 981)));
         assert_eq!(parse_memory("MemTotal: 1 kB\n"), None);
         assert_eq!(parse_memory("MemTotal: x kB\nMemAvailable: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn mounts_in_words() {
+        let line = |options: &str| Ok(format!("4 1 0:5 / /tmp {options} - tmpfs tmpfs rw\n"));
+        assert_eq!(mounts(line("rw,noexec")), (true, "none is both writable and executable".into()));
+        assert_eq!(mounts(line("rw,nosuid")), (false, "both writable and executable: /tmp".into()));
+        assert!(!mounts(Err(io::ErrorKind::PermissionDenied.into())).0);
     }
 
     #[test]
