@@ -9,6 +9,8 @@ use crate::storage::health::Health;
 use crate::storage::record;
 use crate::storage::scrub::{self, Scrub};
 use crate::tools;
+use crate::update::package::MEMORY_MIB;
+use crate::update::slots::enough_memory;
 use nix::sys::statvfs::statvfs;
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,6 +22,8 @@ use tobj::{Check, Name, Text};
 const WATCHDOGS: &str = "/sys/class/watchdog";
 /// Is there once timesyncd has heard of a server.
 const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
+/// The kernel's account of its memory.
+const MEMINFO: &str = "/proc/meminfo";
 /// The mounts of the system; those of this daemon are its own.
 const MOUNTS: &str = "/proc/1/mountinfo";
 
@@ -42,15 +46,35 @@ pub(super) fn all(disks: Option<&BTreeMap<String, Health>>) -> Vec<Check> {
     let time = check_of("time", (true, time(Path::new(SYNCHRONISED).exists())));
     let mounts = check_of("mounts", mounts(fs::read_to_string(MOUNTS)));
     let boot = boot::words().and_then(|words| check("boot", true, words));
-    [version, memory(), units(), mounts, watchdog, time, boot, disks].into_iter().flatten().collect()
+    [version, check_of("memory", memory()), units(), mounts, watchdog, time, boot, disks]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Memory that is in use and cannot be had back, of all there is. What the root file system takes is in it.
-fn memory() -> Option<Check> {
-    match std::fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(parse_memory) {
-        Some((used, all)) => check("memory", true, &format!("{used} MiB of {all} in use")),
-        None => check("memory", false, "/proc/meminfo cannot be read"),
+fn memory() -> (bool, String) {
+    memory_of(read_memory())
+}
+
+fn memory_of(read: io::Result<(u64, u64)>) -> (bool, String) {
+    match read {
+        Ok((used, all)) if enough_memory(all, MEMORY_MIB) => (true, format!("{used} MiB of {all} in use")),
+        Ok((used, all)) => {
+            let why = format!("{used} MiB of {all} in use; a machine needs {MEMORY_MIB} MiB, give it more");
+            (false, why)
+        }
+        Err(error) => (false, format!("{MEMINFO} cannot be read: {error}")),
     }
+}
+
+/// MiB of memory that the system has.
+pub(super) fn memory_mib() -> io::Result<u64> {
+    read_memory().map(|(_, all)| all)
+}
+
+fn read_memory() -> io::Result<(u64, u64)> {
+    parse_memory(&fs::read_to_string(MEMINFO)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn parse_memory(meminfo: &str) -> Option<(u64, u64)> {
@@ -192,6 +216,10 @@ mod tests {
     fn memory_in_use() {
         let text = "MemTotal:        1004736 kB\nMemFree:          300000 kB\nMemAvailable:     859000 kB\n";
         assert_eq!(parse_memory(text), Some((142, 981)));
+        assert_eq!(memory_of(Ok((142, 981))), (true, "142 MiB of 981 in use".into()));
+        assert!(memory_of(Ok((142, 896))).0);
+        let (healthy, words) = memory_of(Ok((142, 895)));
+        assert!(!healthy && words.contains("a machine needs 1024 MiB"), "{words}");
         assert_eq!(parse_memory("MemTotal: 1 kB\n"), None);
         assert_eq!(parse_memory("MemTotal: x kB\nMemAvailable: 1 kB\n"), None);
     }

@@ -1,5 +1,6 @@
 //! Requests about updates.
 
+use super::checks;
 use super::service::{Answer, Refused, unavailable};
 use super::storage::{self, Data};
 use crate::tools;
@@ -92,7 +93,8 @@ pub(super) async fn push(
     let mounted = Mounted::new().map_err(refused)?;
     let slots = mounted.slots(role).map_err(refused)?;
     let mut record = record(&slots)?;
-    let plan = slots.update(manifest.role, manifest.version, &record.failed, insist).map_err(invalid)?;
+    let plan =
+        slots.update(&manifest, checks::memory_mib().map_err(unavailable)?, &record.failed, insist).map_err(invalid)?;
     with_data(&storage::data(role).map_err(unavailable)?).map_err(invalid)?;
     tracing::warn!(from, version = %manifest.version, running = %slots.running, "an update is put in");
     let before = record.clone();

@@ -249,6 +249,7 @@ fn read_back(path: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::package::MEMORY_MIB;
     use super::super::package::tests::manifest;
     use super::super::slots::{Insist, Slots, Tries};
     use super::*;
@@ -279,7 +280,7 @@ mod tests {
 
     fn plan(esp: &Esp, to: &str) -> Plan {
         let insist = Insist { downgrade: true, again: false };
-        slots(esp, "1.0.0").update(Role::Web, to.parse().unwrap(), &[], insist).unwrap()
+        slots(esp, "1.0.0").update(&manifest(to, b"image"), MEMORY_MIB, &[], insist).unwrap()
     }
 
     #[tokio::test]
@@ -317,7 +318,6 @@ mod tests {
         assert!(matches!(error, InstallError::Room { .. }), "{error}");
     }
 
-    /// Cut before each step in turn: there is always something whole to start, and trying again ends as if nothing had been.
     /// What goes wrong before the new image is whole costs nothing, neither the version that runs nor the way back.
     #[tokio::test]
     async fn an_upload_that_breaks_off_leaves_both_versions() {
@@ -352,6 +352,7 @@ mod tests {
         assert_eq!(names(&esp), ["web_0.9.0.efi", "web_1.0.0.efi"]);
     }
 
+    /// Cut before each step in turn: there is always something whole to start, and trying again ends as if nothing had been.
     #[tokio::test]
     async fn cut_anywhere_there_is_something_to_start() {
         let image = vec![9; 2 * BLOCK];
@@ -359,17 +360,17 @@ mod tests {
             let mut cuts = 0;
             loop {
                 let (_home, esp) = esp(&["web_1.0.0.efi", "web_0.8.0.efi"]);
-                let signed = manifest(to, &image);
                 // Large enough to make the room.
                 let old_one = vec![8; image.len()];
                 fs::write(esp.dir.join("web_0.8.0.efi"), &old_one).unwrap();
+                let signed = manifest(to, &image);
                 let mut left = cuts;
                 let mut whole = false;
                 let mut stop = |step: Step| {
                     left -= 1;
-                    if left < 0 { Err(io::Error::other("cut")) } else { Ok(()) }
                     // Written and read back, for the next is not done before that.
                     whole |= matches!(step, Step::Remove | Step::Name);
+                    if left < 0 { Err(io::Error::other("cut")) } else { Ok(()) }
                 };
                 let outcome = esp.apply_in_steps(&plan(&esp, to), Some((&signed, &mut &*image)), free, &mut stop).await;
                 for name in names(&esp).iter().filter(|n| n.ends_with(".efi")) {
@@ -383,8 +384,8 @@ mod tests {
                 let old = after.entries.iter().find(|e| e.version == after.running).expect("what ran is there");
                 assert!(old.tries == Tries::Blessed || to == "0.9.0");
                 assert!(after.next().is_some());
-                if outcome.is_ok() {
                 assert!(whole || esp.dir.join("web_0.8.0.efi").exists(), "the way back is gone after {cuts} steps");
+                if outcome.is_ok() {
                     break;
                 }
                 if old.tries == Tries::Blessed {

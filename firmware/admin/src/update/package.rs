@@ -3,7 +3,7 @@
 //! ```text
 //! FFSUP/1 LF
 //! <bytes of the manifest> SP <bytes of the signature> LF     decimal, no leading zeros
-//! <manifest>      TOML: role, version, size, sha256
+//! <manifest>      TOML: role, version, hardware, memory_mib, size, sha256
 //! <signature>     of the manifest, as minisign writes it (Ed25519 over BLAKE2b-512)
 //! <image>         exactly `size` bytes whose SHA-256 is `sha256`
 //! ```
@@ -12,9 +12,9 @@
 //!
 //! ```
 //! use admin::update::package::Manifest;
-//! let text = "role = 'web'\nversion = '1.2.3'\nsize = 4\nsha256 = '88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589'\n";
+//! let text = "role = 'web'\nversion = '1.2.3'\nhardware = 'x86_64-uefi'\nmemory_mib = 1024\nsize = 4\nsha256 = '88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589'\n";
 //! let manifest = Manifest::parse(text.as_bytes()).unwrap();
-//! assert_eq!(manifest.version.to_string(), "1.2.3");
+//! assert_eq!((manifest.version.to_string(), manifest.memory_mib), ("1.2.3".to_owned(), 1024));
 //! ```
 
 use super::slots::Version;
@@ -33,6 +33,10 @@ pub const MAX_MANIFEST: usize = 4096;
 pub const MAX_SIGNATURE: usize = 1024;
 /// Most bytes of an image; beyond that two do not fit on the ESP.
 pub const MAX_IMAGE: u64 = 96 << 20;
+/// The hardware that this system is for.
+pub const HARDWARE: &str = "x86_64-uefi";
+/// MiB of memory that a machine must have for this system.
+pub const MEMORY_MIB: u64 = 1024;
 /// Where the release keys are on an appliance: every `*.pub` in it counts, so that a new key can come before the old one goes.
 pub const KEYS: &str = "/usr/share/ffs/release-keys";
 
@@ -45,6 +49,10 @@ pub struct Manifest {
     pub role: Role,
     /// Which version.
     pub version: Version,
+    /// For which hardware; [`HARDWARE`] is ours.
+    pub hardware: String,
+    /// MiB of memory that it needs.
+    pub memory_mib: u64,
     /// Bytes of the image.
     pub size: u64,
     /// SHA-256 of the image, in hexadecimal.
@@ -228,6 +236,8 @@ pub(crate) mod tests {
         Manifest {
             role: Role::Web,
             version: version.parse().unwrap(),
+            hardware: HARDWARE.into(),
+            memory_mib: MEMORY_MIB,
             size: u64::try_from(image.len()).unwrap(),
             sha256: hex::encode(Sha256::digest(image)),
         }

@@ -1,5 +1,6 @@
 //! Boot entries: the files in `EFI/Linux` of the ESP, and what may be done with them. Pure: names come in, names go out.
 
+use super::package::{HARDWARE, Manifest};
 use keys::site::Role;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
@@ -145,6 +146,11 @@ fn preference(a: &Entry, b: &Entry) -> Ordering {
     b.given_up().cmp(&a.given_up()).then(a.version.cmp(&b.version))
 }
 
+/// Whether a machine has the memory that is asked for. Of what is built in, firmware and kernel keep a part for themselves.
+pub(crate) fn enough_memory(mib: u64, needed: u64) -> bool {
+    mib >= needed - needed / 8
+}
+
 /// Why an update or a roll-back is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -155,6 +161,24 @@ pub enum Refusal {
         machine: &'static str,
         /// Of the update.
         update: &'static str,
+    },
+    /// It is for another kind of machine.
+    #[error("this machine is {machine}, and the update is for {update}")]
+    Hardware {
+        /// What the machine is.
+        machine: &'static str,
+        /// What the update is for.
+        update: String,
+    },
+    /// It needs more memory.
+    #[error(
+        "the update needs a machine with {needed} MiB of memory, and this one has {machine}; give it more, then push again"
+    )]
+    Memory {
+        /// MiB that the system of the machine has.
+        machine: u64,
+        /// MiB that the machine must have.
+        needed: u64,
     },
     /// What runs has not proven itself.
     #[error(
@@ -269,9 +293,22 @@ impl Slots {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn update(&self, role: Role, version: Version, failed: &[Failure], insist: Insist) -> Result<Plan, Refusal> {
+    pub fn update(
+        &self,
+        update: &Manifest,
+        memory_mib: u64,
+        failed: &[Failure],
+        insist: Insist,
+    ) -> Result<Plan, Refusal> {
+        let Manifest { role, version, .. } = *update;
         if role != self.role {
             return Err(Refusal::Role { machine: self.role.as_str(), update: role.as_str() });
+        }
+        if update.hardware != HARDWARE {
+            return Err(Refusal::Hardware { machine: HARDWARE, update: update.hardware.clone() });
+        }
+        if !enough_memory(memory_mib, update.memory_mib) {
+            return Err(Refusal::Memory { machine: memory_mib, needed: update.memory_mib });
         }
         if version == self.running {
             return Err(Refusal::Same(version));

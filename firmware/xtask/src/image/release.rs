@@ -93,6 +93,8 @@ mod tests {
         let manifest = Manifest {
             role: Role::Web,
             version: "1.2.3".parse().unwrap(),
+            hardware: package::HARDWARE.into(),
+            memory_mib: package::MEMORY_MIB,
             size: 5,
             sha256: super::super::hash(b"image"),
         };

@@ -94,6 +94,8 @@ pub(super) fn build(
     let update = update::package::Manifest {
         role,
         version: version.parse()?,
+        hardware: update::package::HARDWARE.into(),
+        memory_mib: update::package::MEMORY_MIB,
         size: u64::try_from(uki.len())?,
         sha256: hash(&uki),
     };

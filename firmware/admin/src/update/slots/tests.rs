@@ -1,8 +1,15 @@
+use super::super::package::MEMORY_MIB;
+use super::super::package::tests::manifest;
 use super::*;
 use proptest::prelude::*;
 
 fn version(text: &str) -> Version {
     text.parse().unwrap()
+}
+
+/// An update of a web machine.
+fn web(version: &str) -> Manifest {
+    manifest(version, b"image")
 }
 
 fn slots(running: &str, names: &[&str]) -> Slots {
@@ -30,12 +37,12 @@ fn names_of_entries() {
 
 #[test]
 fn an_update_beside_what_runs() {
-    let plan = slots("1.0.0", &["web_1.0.0.efi"]).update(Role::Web, version("1.1.0"), &[], Insist::default()).unwrap();
+    let plan = slots("1.0.0", &["web_1.0.0.efi"]).update(&web("1.1.0"), MEMORY_MIB, &[], Insist::default()).unwrap();
     assert_eq!((names(&plan.remove), plan.rename.len()), (vec![], 0));
     assert_eq!(plan.write.unwrap().to_string(), "web_1.1.0+3.efi");
     // What was there beside it goes: an older one, one that was given up, the same version without a counter.
     let old = ["web_1.0.0.efi", "web_0.9.0.efi", "web_1.1.0+0-3.efi", "web_1.1.0.efi"];
-    let plan = slots("1.0.0", &old).update(Role::Web, version("1.1.0"), &[], Insist::default()).unwrap();
+    let plan = slots("1.0.0", &old).update(&web("1.1.0"), MEMORY_MIB, &[], Insist::default()).unwrap();
     assert_eq!(names(&plan.remove), old[1..]);
 }
 
@@ -44,8 +51,17 @@ fn each_refusal() {
     let now = slots("1.0.0", &["web_1.0.0.efi"]);
     let none = Insist::default();
     let failed = [Failure { version: version("1.1.0"), reason: "no banner".into() }];
-    let update = |slots: &Slots, v, insist| slots.update(Role::Web, version(v), &failed, insist);
-    assert!(matches!(now.update(Role::Database, version("2.0.0"), &[], none), Err(Refusal::Role { .. })));
+    let update = |slots: &Slots, v, insist| slots.update(&web(v), MEMORY_MIB, &failed, insist);
+    let fits = |update: &Manifest, memory| now.update(update, memory, &[], none);
+    let other = Manifest { role: Role::Database, ..web("2.0.0") };
+    assert!(matches!(fits(&other, MEMORY_MIB), Err(Refusal::Role { .. })));
+    let other = Manifest { hardware: "aarch64-uefi".into(), ..web("2.0.0") };
+    let said = fits(&other, MEMORY_MIB).unwrap_err().to_string();
+    assert_eq!(said, "this machine is x86_64-uefi, and the update is for aarch64-uefi");
+    let hungry = Manifest { memory_mib: 2048, ..web("2.0.0") };
+    // What firmware and kernel keep for themselves is missing in what the system has.
+    assert_eq!(fits(&hungry, 1791), Err(Refusal::Memory { machine: 1791, needed: 2048 }));
+    assert!(fits(&hungry, 1792).is_ok() && fits(&web("2.0.0"), 896).is_ok());
     assert_eq!(update(&now, "1.0.0", none), Err(Refusal::Same(version("1.0.0"))));
     assert!(matches!(update(&now, "0.9.0", none), Err(Refusal::Older { .. })));
     assert!(matches!(update(&now, "1.1.0", none), Err(Refusal::Failed { .. })));
@@ -60,7 +76,7 @@ fn each_refusal() {
 #[test]
 fn an_older_version_on_order_is_what_starts_next() {
     let now = slots("1.0.0", &["web_1.0.0.efi"]);
-    let plan = now.update(Role::Web, version("0.9.0"), &[], Insist { downgrade: true, again: false }).unwrap();
+    let plan = now.update(&web("0.9.0"), MEMORY_MIB, &[], Insist { downgrade: true, again: false }).unwrap();
     assert_eq!(next(&now, &plan), "web_0.9.0+3.efi");
 }
 
@@ -89,6 +105,21 @@ fn what_was_given_up() {
     assert_eq!(now.next().unwrap().to_string(), "web_1.0.0.efi");
 }
 
+#[test]
+fn what_is_left_when_it_is_not_well() {
+    let leaves = |running: &str, names: &[&str]| slots(running, names).worth_leaving();
+    assert!(!leaves("1.0.0", &["web_1.0.0.efi", "web_1.1.0+3.efi"]), "it has proven itself");
+    for trial in ["web_1.1.0+2-1.efi", "web_1.1.0+1-2.efi", "web_1.1.0+0-3.efi"] {
+        assert!(leaves("1.1.0", &["web_1.0.0.efi", trial]), "{trial}");
+    }
+    // An older version on order is given up; what stood back for it counts its start, and there is nothing else.
+    assert!(leaves("0.9.0", &["web_0.9.0+0-3.efi", "web_1.0.0+0.efi"]));
+    for back in ["web_1.0.0+0.efi", "web_1.0.0+0-1.efi"] {
+        assert!(!leaves("1.0.0", &["web_0.9.0+0-3.efi", back]), "{back}");
+    }
+    assert!(!leaves("1.0.0", &["web_0.9.0.efi"]), "it was booted another way");
+}
+
 /// The entries after a plan.
 fn apply(slots: &Slots, plan: &Plan) -> Slots {
     let mut entries = slots.entries.clone();
@@ -103,21 +134,6 @@ fn apply(slots: &Slots, plan: &Plan) -> Slots {
 
 fn next(slots: &Slots, plan: &Plan) -> String {
     apply(slots, plan).next().unwrap().to_string()
-}
-
-#[test]
-fn what_is_left_when_it_is_not_well() {
-    let leaves = |running: &str, names: &[&str]| slots(running, names).worth_leaving();
-    assert!(!leaves("1.0.0", &["web_1.0.0.efi", "web_1.1.0+3.efi"]), "it has proven itself");
-    for trial in ["web_1.1.0+2-1.efi", "web_1.1.0+1-2.efi", "web_1.1.0+0-3.efi"] {
-        assert!(leaves("1.1.0", &["web_1.0.0.efi", trial]), "{trial}");
-    }
-    // An older version on order is given up; what stood back for it counts its start, and there is nothing else.
-    assert!(leaves("0.9.0", &["web_0.9.0+0-3.efi", "web_1.0.0+0.efi"]));
-    for back in ["web_1.0.0+0.efi", "web_1.0.0+0-1.efi"] {
-        assert!(!leaves("1.0.0", &["web_0.9.0+0-3.efi", back]), "{back}");
-    }
-    assert!(!leaves("1.0.0", &["web_0.9.0.efi"]), "it was booted another way");
 }
 
 fn any_version() -> impl Strategy<Value = Version> {
@@ -148,7 +164,7 @@ proptest! {
         entries.retain(|e| e.version != running);
         entries.push(Entry { role: Role::Web, version: running, tries: Tries::Blessed });
         let slots = Slots { role: Role::Web, running, entries };
-        if let Ok(plan) = slots.update(Role::Web, to, &[], Insist { downgrade, again: false }) {
+        if let Ok(plan) = slots.update(&web(&to.to_string()), MEMORY_MIB, &[], Insist { downgrade, again: false }) {
             let after = apply(&slots, &plan);
             prop_assert_eq!(after.next().unwrap().version, to);
             prop_assert!(after.entries.len() <= SLOTS);
