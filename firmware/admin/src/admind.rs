@@ -33,6 +33,9 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+/// The units that only admind starts, by an operator's order.
+pub const BY_ORDER: [&str; 3] = [storage::STORAGE, storage::CHANGE, storage::SCRUB_NOW];
+
 /// Administration of an FFS appliance.
 #[derive(Debug, Parser)]
 #[command(name = "admind", version)]

@@ -33,8 +33,6 @@ const LIMIT_FILE: &str = "/usr/share/ffs/health-seconds";
 const LOOK: Duration = Duration::from_millis(250);
 /// Without these nobody reaches the machine, or anybody does.
 const NETWORK: [&str; 2] = ["ffs-firewall.service", "systemd-networkd.service"];
-/// The unit that brings data disks into use.
-const STORAGE: &str = "ffs-storage.service";
 /// How long one look at a port may take.
 const PORT: Duration = Duration::from_secs(5);
 
@@ -96,14 +94,14 @@ fn machine() -> Result<Machine, Failed> {
 
 fn look(machine: &Machine) -> Result<(), Failed> {
     let mut data = storage::data(machine.role)?;
+    if data == Data::None && keeps_data(machine.role) {
+        settled()?;
         // It may have been made meanwhile.
         data = storage::data(machine.role)?;
     }
     // First, for without them their daemons do not start either.
     if let Data::Missing(why) = data {
         return Err(why.into());
-    if data == Data::None && keeps_data(machine.role) {
-        settled()?;
     }
     let wanted = units(machine.role, &data);
     let names: Vec<&str> = wanted.iter().map(|unit| &**unit).collect();
@@ -146,7 +144,7 @@ fn first_down<'a>(units: &[&'a str], said: &str) -> Option<&'a str> {
 
 /// Whether the step that makes or finds an array is over, one way or the other.
 fn settled() -> Result<(), Failed> {
-    match states(&[STORAGE])?.trim() {
+    match states(&[storage::STORAGE])?.trim() {
         "active" | "failed" => Ok(()),
         _ => Err("the data disks are being brought into use".into()),
     }

@@ -21,13 +21,13 @@ use std::time::{Duration, Instant};
 use tobj::{CountInfo, DiskInfo, Fault, Name, Reply, Text};
 
 /// The unit that brings data disks into use.
-const STORAGE: &str = "ffs-storage.service";
+pub(super) const STORAGE: &str = "ffs-storage.service";
 /// The unit that changes the array.
-const CHANGE: &str = "ffs-storage-change.service";
+pub(super) const CHANGE: &str = "ffs-storage-change.service";
 /// The unit that reads all of the array.
 const SCRUB: &str = "ffs-scrub.service";
 /// The same by order.
-const SCRUB_NOW: &str = "ffs-scrub-now.service";
+pub(super) const SCRUB_NOW: &str = "ffs-scrub-now.service";
 /// The unit that wants everything that runs on an appliance.
 const ALL: &str = "ffs.target";
 /// The unit that finds out whether a start is a good one, and what waits for that.

@@ -2,7 +2,6 @@
 
 use super::tree::{Node, Tree};
 use anyhow::Result;
-use memchr::memmem;
 use std::collections::BTreeMap;
 
 const UNITS: &str = "/usr/lib/systemd/system/";
@@ -83,19 +82,7 @@ pub(super) fn started(tree: &Tree) -> Result<BTreeMap<String, String>> {
     let mut by = BTreeMap::new();
     let mut todo: Vec<(String, String)> = MANAGER.map(|name| (name.to_owned(), "systemd itself".to_owned())).into();
     todo.extend(GENERATED.map(|name| (name.to_owned(), "systemd-bless-boot-generator".to_owned())));
-    // What a program of ours names it starts, or asks systemd about.
-    for (path, node) in tree.iter().filter(|(path, _)| path.starts_with("/usr/bin/")) {
-        let Node::File { content, .. } = node else { continue };
-        let (program, text) = (&path["/usr/bin/".len()..], content.read()?);
-        if program != "admind" {
-            continue;
-        }
-        for unit in all(tree).into_iter().filter(|unit| unit.starts_with("ffs")) {
-            if memmem::find(&text, unit.as_bytes()).is_some() {
-                todo.push((unit, program.to_owned()));
-            }
-        }
-    }
+    todo.extend(admin::admind::BY_ORDER.map(|name| (name.to_owned(), "admind".to_owned())));
     while let Some((name, who)) = todo.pop() {
         // A link is another name.
         let path =
@@ -134,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_is_started() {
-        let mut tree = tree(
+        let tree = tree(
             &[
                 ("multi-user.target", "[Unit]\nRequires=basic.target\n"),
                 ("basic.target", "DefaultDependencies=no\nWants=modprobe@fuse.service\n"),
@@ -147,16 +134,19 @@ mod tests {
                 ("e.service", ""),
                 ("sysinit.target", ""),
                 ("shutdown.target", ""),
-                ("ffs-now.service", ""),
+                ("ffs-scrub-now.service", ""),
+                // That admind asks systemd about it does not start it.
+                ("ffs-health.service", ""),
                 ("network.target", ""),
             ],
             &[("default.target", "multi-user.target"), ("multi-user.target.wants/a.service", "../a.service")],
         );
-        tree.text("/usr/bin/admind", "start ffs-now.service").unwrap();
-        assert_eq!(unused(&tree).unwrap(), ["nothing starts e.service", "nothing starts network.target"]);
+        let expected =
+            ["e.service", "ffs-health.service", "network.target"].map(|unit| format!("nothing starts {unit}"));
+        assert_eq!(unused(&tree).unwrap(), expected);
         let started = started(&tree).unwrap();
         assert_eq!((&*started["a.service"], &*started["c.service"]), ("multi-user.target", "a.service"));
-        assert_eq!((&*started["b.service"], &*started["ffs-now.service"]), ("b.socket", "admind"));
+        assert_eq!((&*started["b.service"], &*started["ffs-scrub-now.service"]), ("b.socket", "admind"));
         assert_eq!(started["modprobe@.service"], "basic.target");
     }
 }
