@@ -11,8 +11,10 @@
 //! ```
 
 mod network;
+mod rules;
 
 pub use network::{Address, Interface, Malformed, Network, NetworkRole, Prefix};
+pub use rules::FtpRules;
 
 use crate::bag::{Bag, BagError, LinkKind};
 use crate::certificates::{Authority, Certified};
@@ -115,6 +117,9 @@ pub struct Machine {
     /// it has no networks in this plan, from private addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operators_from: Vec<Prefix>,
+    /// What is not to be as by default with ftp; of download machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ftp_rules: Option<FtpRules>,
     /// Its networks; without any, all interfaces get their addresses by DHCP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Network>,
@@ -155,6 +160,7 @@ impl Machine {
             passive: PASSIVE_PORTS,
             metrics: None,
             operators_from: Vec::new(),
+            ftp_rules: None,
             networks: Vec::new(),
         }
     }
@@ -221,6 +227,14 @@ impl Machine {
                 "metrics of {} need a download machine with a fixed address on its management network, or on its lan",
                 self.name
             ));
+        }
+        if let Some(rules) = &self.ftp_rules {
+            if self.role != Role::Download {
+                return Err(format!("{} has rules for ftp, and is no download machine", self.name));
+            }
+            if let Some(rule) = rules.zero() {
+                return Err(format!("{rule} of {} is 0: nobody could come in", self.name));
+            }
         }
         if let (Some(public), Some(ipv4)) = (&self.public, self.public_ipv4)
             && public.parse::<IpAddr>().is_ok_and(|public| public != ipv4)
@@ -605,6 +619,17 @@ mod tests {
         assert_eq!(metrics(download, 9121, Some("10.9.0.2/24")).as_deref(), Ok("10.9.0.2:9121"));
         assert_eq!(metrics(download, 9121, None).as_deref(), Ok("10.83.1.2:9121"), "its lan");
         assert!(metrics(download, 0, None).is_err() && metrics(web, 9121, None).is_err());
+        let rules = |role, text: &str| {
+            let rules = Some(toml::from_str(text).map_err(|e| e.to_string())?);
+            Machine { ftp_rules: rules, ..Machine::new(role, "192.0.2.1") }.check()
+        };
+        assert_eq!(
+            rules(Role::Download, "require_tls = true\nidle_seconds = 60\nsession_bytes_per_second = 0"),
+            Ok(())
+        );
+        let refused = rules(Role::Download, "max_per_address = 0").unwrap_err();
+        assert!(refused.contains("max_per_address"), "{refused}");
+        assert!(rules(Role::Download, "idle = 60").is_err() && rules(Role::Web, "require_tls = true").is_err());
         let by_dhcp = Machine { metrics: Some(9121), ..download.clone() };
         assert!(by_dhcp.check().is_err(), "nobody would know where to find them");
         let seen = |a: &Machine, b: &Machine| a.address_seen_by(b).map(|a| a.to_string());

@@ -135,8 +135,16 @@ impl New<'_> {
         ]))
     }
 
+    /// What the plan wants of ftp: of the sessions of a customer, which stagerd counts over all daemons, or of the rest.
+    fn ftp_rules(&self, of_customers: bool) -> Table {
+        let rules = self.machine.ftp_rules.as_ref().map(Table::try_from);
+        let rules = rules.and_then(Result::ok).unwrap_or_default(); // numbers and yes or no are a table
+        rules.into_iter().filter(|(key, _)| key.contains("customer") == of_customers).collect()
+    }
+
     fn stagerd(&self) -> Result<Table, SetupError> {
-        Ok(table([
+        let mut out = self.ftp_rules(true);
+        out.extend(table([
             ("name", self.machine.name.clone().into()),
             ("root", path(self.layout.data(Daemon::Stagerd))),
             ("socket", path(self.layout.socket(Daemon::Stagerd))),
@@ -146,7 +154,8 @@ impl New<'_> {
             ("commlink", path(self.layout.socket(Daemon::Commlinkd))),
             ("database", self.role(Role::Database)?.name.clone().into()),
             ("grant_key", self.key(Daemon::Stagerd, "grant.public")),
-        ]))
+        ]));
+        Ok(out)
     }
 
     fn ftpd(&self) -> Table {
@@ -157,6 +166,7 @@ impl New<'_> {
             ("key", self.key(Daemon::Ftpd, "tls.key")),
             ("sessions", path(self.layout.sessions())),
         ]);
+        out.extend(self.ftp_rules(false));
         // PASV has room for an IPv4 address and nothing else (RFC 959).
         if let Some(public) = self.machine.public_ipv4() {
             out.insert("public_address".into(), public.to_string().into());

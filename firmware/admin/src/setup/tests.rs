@@ -1,5 +1,5 @@
 use super::*;
-use keys::site::{Address, Interface, Network, NetworkRole};
+use keys::site::{Address, FtpRules, Interface, Network, NetworkRole};
 use std::collections::BTreeSet;
 
 /// Set to write the golden files anew; look at what changed before committing it.
@@ -33,6 +33,12 @@ fn plan() -> Plan {
         public: Some("203.0.113.7".into()),
         passive: (50_000, 50_099),
         metrics: Some(9121),
+        ftp_rules: Some(FtpRules {
+            require_tls: Some(true),
+            idle_seconds: Some(120),
+            max_sessions_per_customer: Some(16),
+            ..FtpRules::default()
+        }),
         networks: vec![
             network("enp1s0", NetworkRole::Public, "dhcp", None),
             network("enp2s0", NetworkRole::Lan, "10.1.0.2/24", None),
