@@ -1,0 +1,197 @@
+use super::*;
+
+fn plan() -> Plan {
+    let machines = Role::ALL.map(|role| Machine::new(role, "127.0.0.1")).to_vec();
+    Plan { name: "example".into(), operators: vec!["alice".into()], time: Vec::new(), machines }
+}
+
+fn files(dir: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut todo = vec![dir.to_owned()];
+    while let Some(next) = todo.pop() {
+        for entry in std::fs::read_dir(next).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                todo.push(path);
+            } else {
+                found.insert(path.strip_prefix(dir).unwrap().to_string_lossy().into_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn everybody_gets_his_own_part_and_no_more() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("sites/one");
+    plan().create(&dir).unwrap();
+    let expected = [
+        "ca.key",
+        "ca.pem",
+        "database/bags/alice-database.bag",
+        "database/bags/download-database.bag",
+        "database/bags/web-database.bag",
+        "database/grant.public",
+        "database/grant.secret",
+        "database/site.toml",
+        "download/bags/alice-download.bag",
+        "download/bags/download-database.bag",
+        "download/bags/web-download.bag",
+        "download/grant.public",
+        "download/site.toml",
+        "download/tls.key",
+        "download/tls.pem",
+        "operators/alice/bags/alice-database.bag",
+        "operators/alice/bags/alice-download.bag",
+        "operators/alice/bags/alice-web.bag",
+        "operators/alice/ca.pem",
+        "operators/alice/site.toml",
+        "site.toml",
+        "web/bags/alice-web.bag",
+        "web/bags/web-database.bag",
+        "web/bags/web-download.bag",
+        "web/site.toml",
+        "web/tls.key",
+        "web/tls.pem",
+    ];
+    assert_eq!(files(&dir), expected.map(String::from).into());
+    assert_eq!(Plan::load(&dir.join("site.toml")).unwrap(), plan());
+    let load = |path: &str| Bag::load(&dir.join(path)).unwrap();
+    let (his, its) = (load("operators/alice/bags/alice-web.bag"), load("web/bags/alice-web.bag"));
+    assert_eq!(his.fingerprint(), its.fingerprint());
+    assert_eq!((his.local(), its.local()), ("operator:alice", "web"));
+    assert!(matches!(plan().create(&dir), Err(SiteError::Exists(_))));
+}
+
+#[test]
+fn plans_that_are_no_sites() {
+    let change = |edit: fn(&mut Plan)| {
+        let mut plan = plan();
+        edit(&mut plan);
+        plan.check()
+    };
+    assert!(change(|_| {}).is_ok());
+    assert!(change(|p| p.machines.truncate(2)).is_err());
+    assert!(change(|p| p.operators.clear()).is_err());
+    assert!(change(|p| p.operators[0] = "web".into()).is_err());
+    assert!(change(|p| p.operators[0] = "x".repeat(17)).is_err());
+    assert!(change(|p| p.operators[0] = "x".repeat(16)).is_ok());
+    assert!(change(|p| p.machines[0].name = "../x".into()).is_err());
+    assert!(change(|p| p.machines[0].ports = (9, 8)).is_err());
+    let public = |name: &str, ipv4: &str| {
+        let mut plan = plan();
+        plan.machines[0].public = Some(name.to_owned());
+        plan.machines[0].public_ipv4 = Some(ipv4.parse().unwrap());
+        (plan.check().is_ok(), plan.machines[0].public_ipv4().unwrap().to_string())
+    };
+    assert_eq!(public("ftp.example.com", "192.0.2.1"), (true, "192.0.2.1".to_owned()));
+    assert_eq!(public("192.0.2.1", "192.0.2.1"), (true, "192.0.2.1".to_owned()));
+    assert!(!public("192.0.2.2", "192.0.2.1").0);
+    assert!(change(|p| p.machines.push(Machine { name: "d2".into(), ..p.machines[0].clone() })).is_ok());
+}
+
+const NETWORKS: &str = r#"
+    name = "example"
+    operators = ["alice"]
+    time = ["10.0.0.9"]
+    [[machines]]
+    name = "download"
+    role = "download"
+    host = "download"
+    ports = [7640, 7655]
+    passive = [40000, 40099]
+    operators_from = ["10.0.0.0/8"]
+    networks = [
+        { match = "52:54:00:00:00:01", role = "public", address = "192.0.2.2/24", gateway = "192.0.2.1" },
+        { match = "enp2*", role = "lan", address = "10.83.1.2/24" },
+        { match = "enp3s0", role = "management", address = "dhcp" },
+    ]
+    [[machines]]
+    name = "web"
+    role = "web"
+    host = "10.83.1.1"
+    ports = [7640, 7655]
+    [[machines]]
+    name = "database"
+    role = "database"
+    host = "database"
+    ports = [7640, 7655]
+"#;
+
+#[test]
+fn networks_and_defaults() {
+    let plan: Plan = toml::from_str(NETWORKS).unwrap();
+    assert!(plan.check().is_ok());
+    let [download, web, database] = &plan.machines[..] else { panic!() };
+    assert_eq!((download.passive, download.ftp, web.https), ((40_000, 40_099), 21, 443));
+    assert_eq!(download.metrics(), None);
+    let metrics = |machine: &Machine, port, managed: Option<&str>| {
+        let mut machine = Machine { metrics: Some(port), ..machine.clone() };
+        let managed_at = machine.networks.iter_mut().find(|n| n.role == NetworkRole::Management);
+        match managed {
+            Some(address) => managed_at.unwrap().address = Address::Static(address.parse().unwrap()),
+            None => machine.networks.retain(|n| n.role != NetworkRole::Management),
+        }
+        machine.check().map(|()| machine.metrics().unwrap().to_string())
+    };
+    assert_eq!(metrics(download, 9121, Some("10.9.0.2/24")).as_deref(), Ok("10.9.0.2:9121"));
+    assert_eq!(metrics(download, 9121, None).as_deref(), Ok("10.83.1.2:9121"), "its lan");
+    assert!(metrics(download, 0, None).is_err() && metrics(web, 9121, None).is_err());
+    let rules = |role, text: &str| {
+        let rules = Some(toml::from_str(text).map_err(|e| e.to_string())?);
+        Machine { ftp_rules: rules, ..Machine::new(role, "192.0.2.1") }.check()
+    };
+    assert_eq!(rules(Role::Download, "require_tls = true\nidle_seconds = 60\nsession_bytes_per_second = 0"), Ok(()));
+    let refused = rules(Role::Download, "max_per_address = 0").unwrap_err();
+    assert!(refused.contains("max_per_address"), "{refused}");
+    assert!(rules(Role::Download, "idle = 60").is_err() && rules(Role::Web, "require_tls = true").is_err());
+    let by_dhcp = Machine { metrics: Some(9121), ..download.clone() };
+    assert!(by_dhcp.check().is_err(), "nobody would know where to find them");
+    let seen = |a: &Machine, b: &Machine| a.address_seen_by(b).map(|a| a.to_string());
+    assert_eq!(seen(download, web).as_deref(), Some("10.83.1.2"));
+    assert_eq!(seen(web, download).as_deref(), Some("10.83.1.1"));
+    assert_eq!(seen(database, web), None);
+    let mut two = web.clone();
+    for address in ["10.83.2.1/24", "10.83.1.9/24"] {
+        two.networks.push(Network { address: address.parse().unwrap(), ..download.networks[1].clone() });
+    }
+    assert_eq!(seen(&two, download).as_deref(), Some("10.83.1.9"), "the lan that both are on");
+    assert_eq!(seen(&two, database).as_deref(), Some("10.83.1.1"));
+    let near = Machine::new(Role::Database, "10.83.2.7");
+    assert_eq!(seen(&two, &near).as_deref(), Some("10.83.2.1"), "the lan of its host");
+    two.host = "web".into();
+    assert_eq!(seen(&two, database), None, "either could be meant");
+    let again: Plan = toml::from_str(&toml::to_string_pretty(&plan).unwrap()).unwrap();
+    assert_eq!(again, plan);
+}
+
+#[test]
+fn networks_that_cannot_be() {
+    for (from, to) in [
+        ("enp3s0", "enp2*"),
+        ("\"192.0.2.1\"", "\"192.0.3.1\""),
+        ("\"192.0.2.1\"", "\"fd00::1\""),
+        ("\"dhcp\"", "\"dhcp\", gateway = \"10.0.0.1\""),
+        ("[40000, 40099]", "[40000, 39999]"),
+        ("[40000, 40099]", "[1023, 39999]"),
+        ("ports = [7640, 7655]", "ports = [7640, 7655]\nftp = 0"),
+    ] {
+        assert!(NETWORKS.contains(from));
+        let plan: Plan = toml::from_str(&NETWORKS.replacen(from, to, 1)).unwrap();
+        assert!(plan.check().is_err(), "{to}");
+    }
+    for (from, to) in [("enp3s0", "enp3s0 x"), ("\"dhcp\"", "\"10.0.0.1\""), ("role = \"lan\"", "role = \"dmz\"")] {
+        assert!(toml::from_str::<Plan>(&NETWORKS.replacen(from, to, 1)).is_err(), "{to}");
+    }
+}
+
+#[test]
+fn a_failure_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("one");
+    let mut plan = plan();
+    plan.machines[0].host = "not a hostname\u{e4}".into();
+    assert!(plan.create(&dir).is_err());
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
