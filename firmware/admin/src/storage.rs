@@ -14,6 +14,7 @@ pub(crate) mod array;
 pub(crate) mod cache;
 pub(crate) mod change;
 pub(crate) mod events;
+pub(crate) mod grow;
 pub(crate) mod health;
 pub(crate) mod inventory;
 pub(crate) mod plan;

@@ -193,7 +193,8 @@ impl Setup {
         for n in 0..count {
             let disk = format!("data{n}");
             let file = path(&format!("{disk}.raw"));
-            blank_disk(&file, size)?;
+            let larger = machine.role == Role::Download && n >= self.bays.larger_from;
+            blank_disk(&file, if larger { 2 * size } else { size })?;
             disks.push(Disk::new(&disk, &file));
         }
         let run = self.dir.join("run");

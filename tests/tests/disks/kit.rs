@@ -97,9 +97,10 @@ impl Lab {
     }
 
     /// With an array of this level, made on an operator's order of disks that are plugged one after the other.
-    /// There is room for two disks more.
+    /// There is room for two disks more, which are twice as large.
     pub(crate) fn with_level(level: &str, disks: usize, bus: Bus) -> Self {
-        let mut lab = Self::boot(volatile(Bays { count: disks + 2, filled: 1, bus, ..Bays::default() }));
+        let mut lab =
+            Self::boot(volatile(Bays { count: disks + 2, filled: 1, larger_from: disks, bus, ..Bays::default() }));
         // One disk is too little: the machine waits for an operator. Before it has given up, it would take a second one.
         lab.eventually("a machine that waits for an operator", |lab| {
             lab.check_named("units").is_some_and(|said| said.contains("ffs-storage.service"))
@@ -414,6 +415,12 @@ impl Storage {
             disks: value["disks"].as_array().unwrap().iter().map(disk).collect(),
             counts: serde_json::from_value(value["counts"].clone()).unwrap(),
         }
+    }
+
+    /// How large the file system is, in MiB.
+    pub(crate) fn mebibytes(&self) -> u64 {
+        let said = self.detail.split(" MiB free").next().and_then(|text| text.rsplit(' ').next());
+        said.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no size: {}", self.detail))
     }
 
     /// The one with this name in QEMU.

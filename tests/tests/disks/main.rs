@@ -142,6 +142,37 @@ fn disks_of_raid10_are_pulled() {
     pull("raid10", 4);
 }
 
+/// Copies a member that works to another disk, and pulls it.
+fn succeed(lab: &mut Lab, old: &str, new: &str) {
+    let new_name = lab.plug(new);
+    let old_name = lab.storage().unwrap().disk(old).unwrap().name.clone();
+    lab.operate(&["storage", "replace", "download", &old_name, &new_name]);
+    lab.eventually("the end of the copy", |lab| {
+        let storage = lab.storage().unwrap();
+        let is_in = |id: &str| storage.disk(id).is_some_and(|d| d.state.starts_with("in_sync"));
+        is_in(new) && !is_in(old)
+    });
+    lab.unplug(old);
+}
+
+/// Once all disks are larger, the next start has the array and its file system larger, and nothing is lost.
+#[test]
+#[ignore = "long: boots the images"]
+fn disks_that_are_larger_are_used() {
+    let mut lab = Lab::with_level("raid1", 2, Bus::Virtio);
+    let before = lab.storage().unwrap().mebibytes();
+    succeed(&mut lab, "data0", "data2");
+    let _ = lab.cut_under_load(STAGINGS, whole);
+    assert_eq!(lab.storage().unwrap().mebibytes(), before, "one of the two is still small");
+    lab.check();
+    succeed(&mut lab, "data1", "data3");
+    let _ = lab.cut_under_load(STAGINGS, whole);
+    let after = lab.until_healthy(true).mebibytes();
+    print(&format!("{before} MiB before, {after} MiB after"));
+    assert!(after > before + before / 2, "{after} MiB after {before}");
+    lab.check();
+}
+
 #[test]
 #[ignore = "long: boots the images"]
 fn disks_fail_and_hang() {

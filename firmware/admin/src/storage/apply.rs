@@ -44,6 +44,7 @@ pub(crate) fn run(role: Role) -> Result<(), StorageError> {
     let doubtful = matches!(plan, Plan::Assemble { dirty: true, .. });
     carry_out(plan, order.and_then(|o| o.request))?;
     attach(role)?;
+    super::grow::run();
     if doubtful {
         ask_to_verify(role)?;
     }
@@ -84,7 +85,7 @@ fn disks() -> Result<Vec<String>, StorageError> {
     Ok(blocks.into_iter().filter(|b| b.physical && b.size > 0).map(|b| b.name).collect())
 }
 
-fn tool(program: &'static str, what: &'static str, arguments: &[&str]) -> Result<(), StorageError> {
+pub(super) fn tool(program: &'static str, what: &'static str, arguments: &[&str]) -> Result<(), StorageError> {
     let path = tools::find(program).ok_or(StorageError::Missing(program))?;
     tools::run(&path, arguments, b"").map(|_| ()).map_err(|source| StorageError::Tool { what, source })
 }

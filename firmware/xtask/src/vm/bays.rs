@@ -18,6 +18,8 @@ pub struct Bays {
     pub count: usize,
     /// How many of them are there at the start.
     pub filled: usize,
+    /// From which on they are twice as large.
+    pub larger_from: usize,
     /// What they are.
     pub bus: Bus,
     /// Whether what was not flushed can get lost, also on the disk with the machine's state; and whether disks can be made to fail.
@@ -27,7 +29,7 @@ pub struct Bays {
 impl Default for Bays {
     /// Four, for RAID10.
     fn default() -> Self {
-        Self { count: 4, filled: 4, bus: Bus::Virtio, volatile: false }
+        Self { count: 4, filled: 4, larger_from: 4, bus: Bus::Virtio, volatile: false }
     }
 }
 

@@ -1,0 +1,113 @@
+//! An array whose disks were all replaced by larger ones becomes larger, and its file system with it. Looked at when the machine starts:
+//! both are steps that may be cut off, and the next start then does the rest.
+
+use super::StorageError;
+use super::apply::tool;
+use super::array::{self, Array};
+use crate::block;
+use crate::setup::STORAGE;
+use std::fs;
+use std::path::Path;
+
+/// By how much disks must be larger for it to be worth anything, in bytes: rounding gives less.
+const WORTH: u64 = 64 << 20;
+
+/// Makes array and file system as large as their disks allow. What they are is served all the same if that fails.
+pub(super) fn run() {
+    if let Err(error) = try_run() {
+        tracing::warn!("the array is not made larger: {}", daemon::report(&error));
+    }
+}
+
+fn try_run() -> Result<(), StorageError> {
+    let sys = Path::new(block::SYS);
+    let Some(running) = array::look(sys) else { return Ok(()) };
+    if may_grow(&running, |disk| room(sys, disk)) {
+        tracing::warn!("all disks of the array are larger than what it uses of them: it becomes larger");
+        let device = array::device();
+        tool("mdadm", "the array was not made larger", &["--grow", &device.to_string_lossy(), "--size=max"])?;
+    }
+    // It says so itself where there is nothing to do, and only it knows how much is enough.
+    tool("xfs_growfs", "the file system was not made larger", &["-d", STORAGE])
+}
+
+/// Bytes that an array could use of a member.
+fn room(sys: &Path, disk: &str) -> Option<u64> {
+    let path = sys.join("class/block").join(array::NAME).join("md").join(format!("dev-{disk}/size"));
+    let kib: u64 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Whether all members are there, up to date and larger than what is used of them. While anything is being copied it can wait.
+fn may_grow(array: &Array, room: impl Fn(&str) -> Option<u64>) -> bool {
+    let large = |disk: &str| room(disk).is_some_and(|bytes| bytes >= array.component.saturating_add(WORTH));
+    let members = array.members.iter().filter(|m| !m.is("faulty"));
+    array.runs()
+        && array.missing == 0
+        && array.action == "idle"
+        && array.component > 0
+        && members.clone().count() > 0
+        && members.into_iter().all(|m| large(&m.disk))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::array::Member;
+    use super::super::superblock::Uuid;
+    use super::*;
+
+    const USED: u64 = 1 << 30;
+
+    fn array() -> Array {
+        let member = |disk: &str, state: &str, slot| Member { disk: disk.into(), state: state.into(), slot, errors: 0 };
+        Array {
+            array: Uuid([1; 16]),
+            level: "raid1".into(),
+            state: "clean".into(),
+            whole: 2,
+            missing: 0,
+            component: USED,
+            mismatches: 0,
+            action: "idle".into(),
+            done: None,
+            members: vec![
+                member("a", "in_sync", Some(0)),
+                member("b", "in_sync", Some(1)),
+                member("s", "spare", None),
+                member("old", "faulty", None),
+            ],
+        }
+    }
+
+    #[test]
+    fn an_array_grows_when_all_its_disks_are_larger() {
+        let with = |a: u64, b: u64, s: u64| {
+            move |disk: &str| {
+                Some(match disk {
+                    "a" => a,
+                    "b" => b,
+                    "s" => s,
+                    _ => 0,
+                })
+            }
+        };
+        let more = USED + WORTH;
+        assert!(may_grow(&array(), with(more, 2 * USED, more)));
+        for (a, b, s) in [(more - 1, more, more), (more, USED, more), (more, more, more - 1)] {
+            assert!(!may_grow(&array(), with(a, b, s)), "{a} {b} {s}");
+        }
+        assert!(!may_grow(&array(), |_| None), "nobody knows how large they are");
+        let all = with(more, more, more);
+        assert!(!may_grow(&Array { missing: 1, ..array() }, all));
+        assert!(!may_grow(&Array { action: "resync".into(), ..array() }, all));
+        assert!(!may_grow(&Array { state: "inactive".into(), ..array() }, all));
+    }
+
+    #[test]
+    fn what_a_member_has_room_for() {
+        let sys =
+            crate::block::tests::sysfs(&[("devices/md0/dev", "9:0\n"), ("devices/md0/md/dev-vda/size", "1048576\n")]);
+        assert_eq!(room(sys.path(), "vda"), Some(1 << 30));
+        assert_eq!(room(sys.path(), "vdb"), None);
+    }
+}
