@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(100);
 /// The name of our arrays, for people; machines go by the identifier.
 const NAME: &str = "ffs";
-/// The file that asks stagerd to verify every object (stagerd's `server::VERIFY`).
+/// The file that asks stagerd to verify every object (stagerd's `verify::ORDER`).
 const VERIFY: &str = "verify-all";
 /// Label of the file system; 12 bytes at most (xfs).
 const LABEL: &str = "ffs-data";
