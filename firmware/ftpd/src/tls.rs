@@ -1,15 +1,19 @@
 //! The certificate of FTPS, renewed without a restart.
 
-use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::StoresServerSessions;
+use rustls::{HandshakeKind, ServerConfig};
+use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tobj::TlsVersion;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// Certificate and key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +78,62 @@ impl Certificate {
     /// The present one.
     pub fn acceptor(&self) -> TlsAcceptor {
         self.acceptor.clone()
+    }
+}
+
+/// The handshake of a data connection; tells also whether it has resumed a session of its control connection, or one that follows
+/// from such a session. One that it makes anew is never to be resumed: else whoever was refused for it would get in by it.
+///
+/// # Errors
+/// The handshake's.
+pub async fn accept_data(control: &TlsAcceptor, socket: TcpStream) -> io::Result<(TlsStream<TcpStream>, bool)> {
+    let mut config = ServerConfig::clone(control.config());
+    let held = Arc::new(Held { control: config.session_storage.clone(), new: Mutex::default() });
+    config.session_storage = held.clone();
+    let stream = TlsAcceptor::from(Arc::new(config)).accept(socket).await?;
+    let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+    if resumed {
+        held.release();
+    }
+    Ok((stream, resumed))
+}
+
+/// The sessions of a control connection as a data connection sees them: it may resume each, and those that it makes itself are held
+/// back until it has proven to belong there. They neither count nor push others out before.
+struct Held {
+    control: Arc<dyn StoresServerSessions>,
+    new: Mutex<Vec<(Vec<u8>, Vec<u8>)>>,
+}
+
+impl Held {
+    fn release(&self) {
+        for (key, value) in self.new.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            self.control.put(key, value);
+        }
+    }
+}
+
+impl fmt::Debug for Held {
+    /// Without the sessions, which are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").finish_non_exhaustive()
+    }
+}
+
+impl StoresServerSessions for Held {
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        self.new.lock().unwrap_or_else(PoisonError::into_inner).push((key, value));
+        true
+    }
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.control.get(key)
+    }
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.control.take(key)
+    }
+    /// Asked only for the sessions of TLS 1.2 that are made anew.
+    fn can_cache(&self) -> bool {
+        false
     }
 }
 
@@ -144,6 +204,23 @@ mod tests {
         write(dir.path(), "two.example");
         certificate.refresh().unwrap();
         assert!(!Arc::ptr_eq(first.config(), certificate.acceptor().config()));
+    }
+
+    #[test]
+    fn what_a_data_connection_makes_is_held_back() {
+        let control = rustls::server::ServerSessionMemoryCache::new(4);
+        let key = |n: u8| vec![n];
+        assert!(control.put(key(0), key(100)) && control.put(key(1), key(101)));
+        let held = Held { control: control.clone(), new: Mutex::default() };
+        for n in 2..20 {
+            assert!(held.put(key(n), key(100 + n)));
+            assert_eq!((held.get(&key(n)), control.get(&key(n))), (None, None), "it is nobody's yet");
+        }
+        assert_eq!((held.get(&key(0)), held.take(&key(1))), (Some(key(100)), Some(key(101))), "none was pushed out");
+        assert_eq!(control.get(&key(1)), None, "a ticket is for one time");
+        assert!(!format!("{held:?}").contains("119"), "secrets are in no log");
+        held.release();
+        assert_eq!(held.take(&key(19)), Some(key(119)));
     }
 
     #[test]

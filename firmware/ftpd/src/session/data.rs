@@ -3,8 +3,7 @@
 use super::pump::Line;
 use super::{Context, reset_on_close};
 use crate::metrics::{Event, Limit};
-use crate::tls::version;
-use rustls::HandshakeKind;
+use crate::tls::{accept_data, version};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -93,9 +92,8 @@ impl Passive {
             let _ = tell.send(());
             Ok(match tls {
                 Some(tls) => {
-                    let mut stream = tls.acceptor.accept(socket).await?;
+                    let (mut stream, resumed) = accept_data(&tls.acceptor, socket).await?;
                     stream.get_mut().1.set_buffer_limit(Some(BLOCK));
-                    let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
                     if tls.resumed && !resumed {
                         // Only who holds the control connection's session can resume it: this process knows no other.
                         return Err(ErrorKind::PermissionDenied.into());

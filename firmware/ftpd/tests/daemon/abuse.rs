@@ -20,7 +20,7 @@
 //! | lists without bound | `listing`, `access::a_listing_of_ten_thousand` |
 //! | 501, UTF-8, Telnet that ended the session | `rfc`, `access::no_line_ends_a_session` |
 
-use crate::client::{Client, connect, trusting};
+use crate::client::{Client, connect, only, trusting};
 use crate::daemon::{start, start_with, until};
 use crate::ftps;
 use crate::stagerd::{PASSWORD, USER};
@@ -206,20 +206,44 @@ fn data_sessions_that_are_not_the_control_connections() {
     assert_eq!(client.fetch_text("NLST"), "a\r\n");
     assert!(client.fetch("RETR a") == bytes);
     assert!(client.fetch("RETR a") == bytes, "also a second time");
-    // One of its own, from the same address, with everything else right.
-    client.data_tls(trusting(&der));
-    let data = client.begin("RETR a");
-    assert!(client.expect(425).contains("resume"));
-    drop(data);
+    // One of its own, from the same address, with everything else right. What it got for a session is worth nothing afterwards.
+    let turned_away = |client: &mut Client| {
+        for _ in 0..3 {
+            let mut data = client.begin("RETR a");
+            assert!(client.expect(425).contains("resume"));
+            // Here come the tickets for another try.
+            let mut got = Vec::new();
+            let _ = data.read_to_end(&mut got);
+            assert!(got.is_empty(), "{} bytes of the file", got.len());
+        }
+    };
+    let own = client.data_tls(Some(trusting(&der)));
+    turned_away(&mut client);
     client.ask("NOOP", 200);
+    client.data_tls(Some(only(&der, &rustls::version::TLS12)));
+    turned_away(&mut client);
     // Nor is a session of another control connection good enough.
     let mut other = Client::greeted(daemon.v4);
     let foreign = trusting(&der);
     other.secure(foreign.clone());
     other.login();
-    client.data_tls(foreign);
-    let _data = client.begin("RETR a");
-    client.expect(425);
+    client.data_tls(Some(foreign));
+    turned_away(&mut client);
+    // Whose session it is still has it.
+    client.data_tls(own);
+    assert!(client.fetch("RETR a") == bytes);
+}
+
+#[test]
+fn sessions_of_tls_1_2_are_resumed_too() {
+    let (daemon, der) = ftps::start("require_data_resumption = true");
+    let bytes = daemon.stagerd.put("a", 1000);
+    let mut client = Client::greeted(daemon.v4);
+    client.secure(only(&der, &rustls::version::TLS12));
+    client.login();
+    for _ in 0..3 {
+        assert!(client.fetch("RETR a") == bytes);
+    }
 }
 
 mod crowd;

@@ -30,10 +30,25 @@ pub(crate) struct Client {
 
 /// A TLS client that trusts this certificate.
 pub(crate) fn trusting(der: &CertificateDer<'static>) -> Arc<ClientConfig> {
+    speaking(der, rustls::DEFAULT_VERSIONS)
+}
+
+/// The same with this version alone.
+pub(crate) fn only(
+    der: &CertificateDer<'static>,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Arc<ClientConfig> {
+    speaking(der, &[version])
+}
+
+fn speaking(
+    der: &CertificateDer<'static>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(der.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
     Arc::new(config.with_root_certificates(roots).with_no_client_auth())
 }
 
@@ -115,9 +130,9 @@ impl Client {
         self.private = true;
     }
 
-    /// Data connections use this from now on.
-    pub(crate) fn data_tls(&mut self, config: Arc<ClientConfig>) {
-        self.tls = Some(config);
+    /// Data connections use this from now on; gives what they used before.
+    pub(crate) fn data_tls(&mut self, config: Option<Arc<ClientConfig>>) -> Option<Arc<ClientConfig>> {
+        std::mem::replace(&mut self.tls, config)
     }
 
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
