@@ -153,6 +153,10 @@ impl Gate {
                 }
                 Next::Stopping => return self.end("421 The service stops, try again later").await,
             };
+            if !matches!(line, Line::Command { .. }) {
+                // It may have been the RETR that REST was for.
+                self.offset = 0;
+            }
             match line {
                 Line::TooLong => self.say("500 Line too long").await?,
                 Line::NotText => self.say("501 Not valid UTF-8, or a control character").await?,

@@ -1,13 +1,14 @@
 //! The replies, row by row, as the RFCs have them for a server that only reads: each table runs in clear, under TLS and over IPv6.
 //!
 //! A line is a check: a command, an arrow and what the reply begins with. `%` before it is a transfer that succeeds, with the bytes
-//! it brings; `!` one that is refused, with a data connection open; `raw` sends bytes as they are; `reply` only waits. `[new]` and
-//! `[in]` begin a session of their own, without and with a login. `4`, `6`, `clear` and `tls` in brackets before a check say that
-//! it holds there only.
+//! it brings; `!` one that is refused, with a data connection open; `raw` sends bytes as they are, `long` a line that is
+//! too long; `reply` only waits. `[new]` and `[in]` begin a session of their own, without and with a login. `4`, `6`, `clear` and
+//! `tls` in brackets before a check say that it holds there only.
 
 use crate::client::{Client, trusting};
 use crate::daemon::Daemon;
 use crate::ftps;
+use ftpd::line::MAX_LINE;
 use rustls::ClientConfig;
 use std::sync::Arc;
 
@@ -308,6 +309,14 @@ TYPE I -> 200
 REST 1 -> 350
 XYZZY -> 500
 % RETR a -> abc
+REST 1 -> 350
+raw RETR \xe4\r\n
+reply -> 501
+% RETR a -> abc
+REST 1 -> 350
+long
+reply -> 500
+% RETR a -> abc
 "#;
 
 const RFC2428: &str = r#"
@@ -376,6 +385,7 @@ impl Run<'_> {
             match line {
                 "[new]" | "[in]" => client = Some(self.session(line == "[in]")),
                 "end" => client.as_mut().unwrap().expect_end(),
+                "long" => client.as_mut().unwrap().send(&"RETR a".repeat(MAX_LINE)),
                 line => self.check(client.as_mut().unwrap(), line),
             }
         }
