@@ -1,7 +1,5 @@
 //! The configuration file of ftpd (TOML) and its limits.
 
-use crate::limits::{MOST_SESSIONS, fitting};
-use nix::sys::sysinfo::sysinfo;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -176,12 +174,9 @@ impl Config {
         }
     }
 
-    /// See [`Config::max_sessions`].
-    pub fn most_sessions(&self) -> usize {
-        self.max_sessions.unwrap_or_else(|| {
-            // It says no only to who asks for something impossible; then nobody knows what fits.
-            sysinfo().map_or(MOST_SESSIONS, |system| fitting(system.ram_total()))
-        })
+    /// See [`Config::max_sessions`]; `fitting` is how many the machine is for.
+    pub fn most_sessions(&self, fitting: usize) -> usize {
+        self.max_sessions.unwrap_or(fitting)
     }
 
     /// See [`Config::idle_seconds`].
@@ -227,7 +222,8 @@ mod tests {
         let config = parse("listen = [\"127.0.0.1:21\", \"[::1]:21\"]").unwrap();
         assert_eq!(config.check(), Ok(()));
         assert_eq!(config.max_per_address, 128);
-        assert!((1..=MOST_SESSIONS).contains(&config.most_sessions()), "{}", config.most_sessions());
+        assert_eq!(config.most_sessions(7), 7);
+        assert_eq!(parse("listen = []\nmax_sessions = 3").unwrap().most_sessions(7), 3);
         assert!(!config.require_tls);
     }
 

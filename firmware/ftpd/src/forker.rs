@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::confine::{ConfineError, keep_chroot_only};
 use crate::filter::{Filter, FilterError};
 use crate::gatekeeper::introduce;
-use crate::limits::{Origin, Sessions};
+use crate::limits::{MOST_SESSIONS, Origin, Sessions, fitting};
 use crate::metrics::{Event, Limit};
 use crate::session::{Context, FAILED_LOGIN_DELAY};
 use crate::tls::{Certificate, TlsError};
@@ -24,6 +24,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt};
+use nix::sys::sysinfo::sysinfo;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use resolve::Resolver;
@@ -120,20 +121,7 @@ pub fn run(file: &Path, config: Config, listeners: Vec<TcpListener>) -> Result<(
     let certificate = certificate(&config)?;
     let config = Arc::new(config);
     warm::up(&config, certificate.as_ref().map(Certificate::acceptor)).map_err(ForkerError::Warm)?;
-    let filter = Filter::new()?;
-    let forker = Forker {
-        sessions: Sessions::new(config.most_sessions(), config.max_per_address),
-        signals: signals().map_err(ForkerError::Wait)?,
-        desk: Desk::new(config.metrics).map_err(ForkerError::Metrics)?,
-        resolver: Resolver::new(config.public_address.as_deref()),
-        filter: filter.into(),
-        file: file.to_owned(),
-        config,
-        certificate,
-        listeners,
-        paused: None,
-        stop: None,
-    };
+    let forker = Forker::new(file, config, certificate, listeners, fitting_here())?;
     forker.filter.install()?;
     child::trim();
     notify::ready();
@@ -142,6 +130,12 @@ pub fn run(file: &Path, config: Config, listeners: Vec<TcpListener>) -> Result<(
         Some(newborn) => child::live(newborn),
         None => Ok(()),
     }
+}
+
+/// How many sessions this machine is for. Asked once, at the start: the filter has no call for it.
+fn fitting_here() -> usize {
+    // It says no only to who asks for something impossible; then nobody knows what fits.
+    sysinfo().map_or(MOST_SESSIONS, |system| fitting(system.ram_total()))
 }
 
 fn certificate(config: &Config) -> Result<Option<Certificate>, TlsError> {
@@ -170,6 +164,8 @@ struct Forker {
     listeners: Vec<TcpListener>,
     signals: SignalFd,
     sessions: Sessions,
+    /// Most sessions where nothing is configured.
+    fitting: usize,
     /// No connections are taken until then.
     paused: Option<Instant>,
     /// Set once it is to end: when what is left is killed.
@@ -177,6 +173,29 @@ struct Forker {
 }
 
 impl Forker {
+    fn new(
+        file: &Path,
+        config: Arc<Config>,
+        certificate: Option<Certificate>,
+        listeners: Vec<TcpListener>,
+        fitting: usize,
+    ) -> Result<Self, ForkerError> {
+        Ok(Self {
+            sessions: Sessions::new(config.most_sessions(fitting), config.max_per_address),
+            fitting,
+            signals: signals().map_err(ForkerError::Wait)?,
+            desk: Desk::new(config.metrics).map_err(ForkerError::Metrics)?,
+            resolver: Resolver::new(config.public_address.as_deref()),
+            filter: Filter::new()?.into(),
+            file: file.to_owned(),
+            config,
+            certificate,
+            listeners,
+            paused: None,
+            stop: None,
+        })
+    }
+
     /// Serves until the end; returns earlier, with a session, in each child.
     fn serve(mut self) -> Result<Option<Newborn>, ForkerError> {
         let interval = notify::watchdog_interval().unwrap_or(WAIT);
@@ -302,7 +321,7 @@ impl Forker {
         if (&config.listen, config.metrics) != (&self.config.listen, self.config.metrics) {
             tracing::warn!("other addresses to listen on are taken with the next start");
         }
-        self.sessions.limit(config.most_sessions(), config.max_per_address);
+        self.sessions.limit(config.most_sessions(self.fitting), config.max_per_address);
         self.resolver = Resolver::new(config.public_address.as_deref()).after(&self.resolver);
         (self.config, self.certificate) = (config.into(), certificate);
         tracing::info!("the configuration was read again");
@@ -407,6 +426,29 @@ mod tests {
         };
         assert_eq!(six.local_addr().unwrap().port(), port);
         assert!(nix::sys::socket::getsockopt(&four, sockopt::OobInline).unwrap());
+    }
+
+    #[test]
+    fn as_many_as_fit_here() {
+        assert!((1..=MOST_SESSIONS).contains(&fitting_here()), "{}", fitting_here());
+    }
+
+    /// Under the filter nobody tells how much memory there is.
+    #[test]
+    fn another_configuration_leaves_what_fits_as_it_is() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "listen = [\"127.0.0.1:0\"]\nmax_sessions = 1").unwrap();
+        let config = daemon::config::load::<Config>(file.path()).unwrap();
+        let mut forker = Forker::new(file.path(), config.into(), None, Vec::new(), 2).unwrap();
+        let origin = Origin::from(std::net::IpAddr::from([192, 0, 2, 1]));
+        let free = |forker: &Forker| forker.sessions.admit(origin).is_ok();
+        forker.sessions.insert(1, origin);
+        assert!(!free(&forker));
+        std::fs::write(&file, "listen = [\"127.0.0.1:0\"]").unwrap();
+        forker.reload();
+        assert!(free(&forker));
+        forker.sessions.insert(2, origin);
+        assert!(!free(&forker), "two are what fits");
     }
 
     #[test]
