@@ -3,9 +3,11 @@
 //! Two parts, since putting a long list on costs as much as all else of a fork together. The *common* part, a list of what is
 //! allowed, is put on once, by the forker, and its children have it by descent: nothing is executed, nothing opened for writing.
 //! The *session's* part, a short list of what is not allowed on top of that, is put on by each child before it reads a byte from its
-//! client: no process is made (threads, once: see [`crate::confine`]) or told anything, no memory becomes code, and there is no
-//! socket other than TCP's. What only the way to the login needs (chroot and the capabilities' calls) is of no use after it.
+//! client: no process is made (threads, once: see [`crate::confine`]), no other one is told anything or has its limits changed, also
+//! not by way of a descriptor's owner, no memory becomes code, and there is no socket other than TCP's. What only the way to the
+//! login needs (chroot and the capabilities' calls) is of no use after it.
 
+use nix::unistd::{Pid, getpid};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
@@ -111,6 +113,11 @@ const FORKER: &[libc::c_long] = &[
     libc::SYS_readlink,
 ];
 
+/// Of fcntl(2): who is told of events at a descriptor, and by which signal (F_SETSIG, F_SETOWN_EX).
+const OWNER: [libc::c_int; 3] = [libc::F_SETOWN, 10, 15];
+/// The same of ioctl(2), for sockets: FIOSETOWN and SIOCSPGRP.
+const SOCKET_OWNER: [libc::c_int; 2] = [0x8901, 0x8902];
+
 /// There is no filter.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
@@ -122,13 +129,15 @@ pub enum FilterError {
     Install(#[from] seccompiler::Error),
 }
 
-/// Both parts, ready to be put on.
+/// Both parts; the common one is ready to be put on.
 #[derive(Debug)]
 pub struct Filter {
     no_clone3: BpfProgram,
     common: BpfProgram,
-    session: BpfProgram,
 }
+
+/// The answer to who may not.
+const DENIED: SeccompAction = SeccompAction::Errno(libc::EPERM.unsigned_abs());
 
 /// System calls, each with the rules of which one must hold.
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -139,6 +148,11 @@ fn rule(conditions: &[(u8, u64, u64)]) -> Result<SeccompRule, BackendError> {
         SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(*mask), *value)
     };
     SeccompRule::new(conditions.iter().map(condition).collect::<Result<_, _>>()?)
+}
+
+/// Holds if an argument, by its place, does not have this value.
+fn other_than(argument: u8, value: u64) -> Result<SeccompRule, BackendError> {
+    SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)?])
 }
 
 fn flags(value: libc::c_int) -> u64 {
@@ -186,8 +200,8 @@ fn common() -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
-/// What of it a session may not.
-fn not_in_sessions() -> Result<Rules, BackendError> {
+/// What of it the session of this process may not.
+fn not_in_session(process: Pid) -> Result<Rules, BackendError> {
     let (code, thread) = (flags(libc::PROT_EXEC), flags(libc::CLONE_THREAD));
     let mut rules = free(&[FORKER]);
     rules.insert(libc::SYS_mmap, vec![rule(&[(2, code, code)])?]);
@@ -195,6 +209,14 @@ fn not_in_sessions() -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_clone, vec![rule(&[(0, thread, 0)])?]);
     let but_tcp = [of_family(libc::AF_UNIX), of_family(libc::AF_NETLINK), of_kind(libc::SOCK_DGRAM)];
     rules.insert(libc::SYS_socket, but_tcp.iter().map(|one| rule(&[*one])).collect::<Result<_, _>>()?);
+    // Forker and sessions are of one user: what they do to each other is nobody's business but this filter's. abort(3) signals its
+    // own process, and so it ends by the signal that says why.
+    rules.insert(libc::SYS_tgkill, vec![other_than(0, u64::from(process.as_raw().unsigned_abs()))?]);
+    rules.insert(libc::SYS_prlimit64, vec![other_than(0, 0)?]);
+    // A descriptor's owner gets a signal with each event, of whatever kind was set.
+    let any = |what: &[libc::c_int]| what.iter().map(|one| rule(&[is(1, flags(*one))])).collect::<Result<_, _>>();
+    rules.insert(libc::SYS_fcntl, any(&OWNER)?);
+    rules.insert(libc::SYS_ioctl, any(&SOCKET_OWNER)?);
     Ok(rules)
 }
 
@@ -204,12 +226,10 @@ impl Filter {
     /// # Errors
     /// [`FilterError::Make`] on a machine that it is not for.
     pub fn new() -> Result<Self, FilterError> {
-        use SeccompAction::{Allow, Errno};
-        let (denied, unknown) = (Errno(libc::EPERM.unsigned_abs()), Errno(libc::ENOSYS.unsigned_abs()));
+        let unknown = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         Ok(Self {
-            no_clone3: program(free(&[&[libc::SYS_clone3]]), unknown, Allow)?,
-            common: program(common()?, Allow, denied.clone())?,
-            session: program(not_in_sessions()?, denied, Allow)?,
+            no_clone3: program(free(&[&[libc::SYS_clone3]]), unknown, SeccompAction::Allow)?,
+            common: program(common()?, SeccompAction::Allow, DENIED)?,
         })
     }
 
@@ -223,12 +243,13 @@ impl Filter {
         Ok(())
     }
 
-    /// Puts the session's part on top of the common one. No further one can be put on after it.
+    /// Puts the session's part, which is made for its process, on top of the common one. No further one can be put on after it.
     ///
     /// # Errors
-    /// [`FilterError::Install`].
+    /// [`FilterError`].
     pub fn narrow(&self) -> Result<(), FilterError> {
-        Ok(seccompiler::apply_filter(&self.session)?)
+        let session = program(not_in_session(getpid())?, DENIED, SeccompAction::Allow)?;
+        Ok(seccompiler::apply_filter(&session)?)
     }
 }
 
@@ -276,11 +297,23 @@ mod tests {
         }
     }
 
+    /// A system call as it is; gives how it failed.
+    #[allow(unsafe_code, reason = "the C library asks for these on behalf of others only")]
+    fn raw(call: libc::c_long, arguments: [i32; 4]) -> Result<(), Errno> {
+        let [a, b, c, d] = arguments.map(libc::c_long::from);
+        // SAFETY: what any of the calls below takes for an address is 0.
+        Errno::result(unsafe { libc::syscall(call, a, b, c, d) }).map(drop)
+    }
+
     /// What only the forker may do.
     #[test]
     fn sessions_make_nothing_and_tell_nobody() {
         use nix::sys::signal::kill;
         use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+        use std::os::fd::AsRawFd;
+        let other = nix::unistd::getppid().as_raw();
+        let socket_of_ours = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = socket_of_ours.as_raw_fd();
         let try_all = || {
             let open = |family, kind, protocol: Option<SockProtocol>| {
                 socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, protocol).map(drop)
@@ -293,10 +326,21 @@ mod tests {
                 open(AddressFamily::Netlink, SockType::Raw, Some(SockProtocol::NetlinkRoute)),
                 nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map(drop),
                 kill(nix::unistd::getpid(), None),
+                raw(libc::SYS_tgkill, [other, other, 0, 0]),
+                raw(libc::SYS_prlimit64, [other, 0, 0, 0]),
+                raw(libc::SYS_fcntl, [there, OWNER[0], other, 0]),
+                raw(libc::SYS_fcntl, [there, OWNER[1], libc::SIGKILL, 0]),
             ]
         };
-        assert_eq!(filtered(false, try_all), [Ok(()); 7]);
-        assert_eq!(filtered(true, try_all), [Err(Errno::EPERM); 7]);
+        assert_eq!(filtered(false, try_all), [Ok(()); 11]);
+        assert_eq!(filtered(true, try_all), [Err(Errno::EPERM); 11]);
+        // The owner is behind an address, which is looked at when nothing else is in the way.
+        let by_address = || {
+            let [a, b] = SOCKET_OWNER.map(|what| raw(libc::SYS_ioctl, [there, what, 0, 0]));
+            [raw(libc::SYS_fcntl, [there, OWNER[2], 0, 0]), a, b]
+        };
+        assert_eq!(filtered(false, by_address), [Err(Errno::EFAULT); 3]);
+        assert_eq!(filtered(true, by_address), [Err(Errno::EPERM); 3]);
         // Nor what is beyond TCP for both.
         for session in [false, true] {
             let packet = || socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None).map(drop);
@@ -314,6 +358,8 @@ mod tests {
             assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
             rustix::process::nice(1).unwrap();
             assert_eq!(rustix::process::setpriority_user(rustix::process::Uid::ROOT, 1), Err(rustix::io::Errno::PERM));
+            raw(libc::SYS_tgkill, [getpid().as_raw(), nix::unistd::gettid().as_raw(), 0, 0]).unwrap();
+            assert!(nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).is_ok());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(1)).await });
         });

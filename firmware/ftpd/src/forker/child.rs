@@ -88,6 +88,7 @@ pub(super) fn exit(code: i32) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::signal::Signal;
     use nix::sys::wait::{WaitStatus, waitpid};
 
     #[test]
@@ -104,6 +105,22 @@ mod tests {
         match fork().unwrap() {
             Side::Child { forker } => exit(if nix::unistd::getppid() == forker { 7 } else { 8 }),
             Side::Parent(child) => assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 7)),
+        }
+    }
+
+    /// One without memory aborts; the log is to say so.
+    #[test]
+    fn a_session_that_aborts_ends_by_the_right_signal() {
+        let filter = Filter::new().unwrap();
+        match fork().unwrap() {
+            Side::Child { .. } => match filter.install().and_then(|()| filter.narrow()) {
+                Ok(()) => std::process::abort(),
+                Err(_) => exit(UNSAFE),
+            },
+            Side::Parent(child) => {
+                let end = waitpid(child, None).unwrap();
+                assert!(matches!(end, WaitStatus::Signaled(_, Signal::SIGABRT, _)), "{end:?}");
+            }
         }
     }
 }
