@@ -31,8 +31,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 /// How long the end of a transfer that was cut waits for the last count, before it takes the one that was written last.
 const LAST_COUNT: Duration = Duration::from_millis(250);
 
-/// Commands that may come to nothing between two transfers, before each further one of them waits: errors, and ports that nothing
-/// is fetched by.
+/// Commands that may come to nothing between the beginnings of two transfers, before each further one of them waits: errors, and ports
+/// that nothing is fetched by.
 const FRUITLESS: u32 = 32;
 /// How long it waits. Who pipelines garbage, or has ports opened without end, keeps no processor busy.
 const PENANCE: Duration = Duration::from_millis(100);
@@ -73,7 +73,7 @@ pub(super) struct Gate {
     /// Where bytes are counted; there from the login on.
     counter: Option<Arc<File>>,
     failures: u32,
-    /// Commands since the last transfer that came to nothing.
+    /// Commands that came to nothing since a transfer last began.
     fruitless: u32,
     buffer_size: bool,
     private: bool,
@@ -181,14 +181,13 @@ impl Gate {
 
     /// Gives a reply, unless it was given already, and has those wait who ask for nothing that they use.
     async fn say(&mut self, text: &str) -> io::Result<()> {
-        match text.get(..3) {
-            // A transfer, whole or aborted.
-            None | Some("226") => self.fruitless = 0,
-            Some(code) if code.starts_with(['4', '5']) || ["227", "229"].contains(&code) => self.fruitless += 1,
-            Some(_) => {}
-        }
-        if self.fruitless > FRUITLESS {
-            sleep(PENANCE).await;
+        // What was answered already was given up before it came to anything.
+        let code = text.get(..3).unwrap_or("426");
+        if code.starts_with(['4', '5']) || ["227", "229"].contains(&code) {
+            self.fruitless += 1;
+            if self.fruitless > FRUITLESS {
+                sleep(PENANCE).await;
+            }
         }
         if text.is_empty() { Ok(()) } else { self.client.say(text).await }
     }
@@ -491,7 +490,8 @@ impl Gate {
         let (tell, mut told) = oneshot::channel();
         let (begun, mut tls) = (Instant::now(), None);
         let disk = &self.shared.disk;
-        let sent = transfer(&mut self.client, passive, config, async |data| {
+        let announced = || self.fruitless = 0;
+        let sent = transfer(&mut self.client, passive, config, announced, async |data| {
             tls = data.tls();
             let line = data.into_line()?;
             let cut = Cut::of(&line)?;
@@ -566,7 +566,8 @@ impl Gate {
             bytes = text.split_inclusive('\n').map(|entry| self.facts.filter(entry)).collect::<String>().into_bytes();
         }
         let stall = self.context.config.stall();
-        let sent = transfer(&mut self.client, passive, &self.context.config, async |mut data| {
+        let announced = || self.fruitless = 0;
+        let sent = transfer(&mut self.client, passive, &self.context.config, announced, async |mut data| {
             data.send_bytes(&bytes, stall).await
         })
         .await?;

@@ -64,17 +64,22 @@ impl Failure {
     }
 }
 
-/// Waits for the data connection, announces it, lets `send` use it. The outer error is of the control connection.
+/// Waits for the data connection, announces it, which `announced` is told, and lets `send` use it. The outer error is of the control
+/// connection.
 pub(super) async fn transfer(
     client: &mut Client,
     passive: Passive,
     config: &Config,
+    announced: impl FnOnce(),
     send: impl AsyncFnOnce(Data) -> io::Result<()>,
 ) -> io::Result<Result<(), Failure>> {
     // The announcement comes with the connection, before the handshake: most clients begin TLS only then.
     match client.attend(timeout(config.connect(), passive.connected)).await? {
         None => return Ok(Err(Failure::Aborted)),
-        Some(Ok(Ok(()))) => client.say("150 Here it comes").await?,
+        Some(Ok(Ok(()))) => {
+            client.say("150 Here it comes").await?;
+            announced();
+        }
         Some(_) => return Ok(Err(Failure::Unconnected)),
     }
     let data = match client.attend(timeout(config.handshake(), passive.data)).await? {

@@ -88,11 +88,68 @@ fn commands_that_come_to_nothing() {
     // 32 are free; each after them, but for what succeeds, takes a tenth of a second. A transfer makes up for all.
     fruitless(&mut client, 32);
     assert!(fruitless(&mut client, 10) >= Duration::from_secs(1));
+    assert!(quickest(&mut client, "NOOP", 200) < PENANCE);
     assert_eq!(client.fetch("RETR a").len(), 3);
     let begun = Instant::now();
     fruitless(&mut client, 32);
     client.ask("NOOP", 200);
     assert!(begun.elapsed() < Duration::from_secs(3), "no more than one of them waited");
+}
+
+/// What a command that came to nothing waits for, once there were too many.
+const PENANCE: Duration = Duration::from_millis(100);
+
+/// The least time that this takes in a few tries: who has to wait has to every time.
+fn quickest(client: &mut Client, command: &str, code: u16) -> Duration {
+    let once = || {
+        let begun = Instant::now();
+        client.ask(command, code);
+        begun.elapsed()
+    };
+    std::iter::repeat_with(once).take(5).min().unwrap()
+}
+
+#[test]
+fn ports_that_are_given_up_come_to_nothing() {
+    let daemon = start();
+    let mut client = Client::logged_in(daemon.v4);
+    for _ in 0..40 {
+        client.raw(b"EPSV\r\nABOR\r\n");
+        client.expect(229);
+        client.expect(226);
+    }
+    assert!(quickest(&mut client, "EPSV", 229) >= PENANCE);
+}
+
+#[test]
+fn questions_that_are_given_up_come_to_nothing() {
+    let daemon = start();
+    daemon.stagerd.put("a", 3);
+    let mut client = Client::logged_in(daemon.v4);
+    daemon.stagerd.hold_digests(true);
+    for _ in 0..40 {
+        client.raw(b"SITE SHA256 a\r\nABOR\r\n");
+        client.expect(426);
+        client.expect(226);
+        daemon.stagerd.hold_digests(false);
+        // This one waits until the question is over.
+        client.ask("PWD", 257);
+        daemon.stagerd.hold_digests(true);
+    }
+    assert!(quickest(&mut client, "EPSV", 229) >= PENANCE);
+}
+
+#[test]
+fn transfers_that_are_aborted_were_transfers() {
+    let daemon = start();
+    daemon.stagerd.put("big", 24 << 20);
+    let mut client = Client::logged_in(daemon.v4);
+    for _ in 0..20 {
+        let _data = client.begin("RETR big");
+        client.ask("ABOR", 426);
+        client.expect(226);
+    }
+    assert!(quickest(&mut client, "SIZE none", 550) < PENANCE);
 }
 
 #[test]
