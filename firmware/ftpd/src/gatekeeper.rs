@@ -34,7 +34,7 @@ pub struct Admission {
     pub customer: Name,
     /// The directory that becomes the session's root.
     pub directory: OwnedFd,
-    /// Where the bytes sent are counted; see [`crate::session::Progress`].
+    /// Where the bytes are counted that have come to the client; see [`crate::session::Progress`].
     pub counter: File,
 }
 
@@ -59,7 +59,7 @@ impl Refusal {
 /// How a transfer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// All bytes went out.
+    /// All bytes have come to the client's machine.
     Complete,
     /// The client ended it.
     Aborted,
@@ -81,7 +81,7 @@ impl Outcome {
 /// What there is to tell of a transfer that is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Over {
-    /// Bytes that were sent.
+    /// Bytes that have come to the client's machine.
     pub bytes: u64,
     /// The TLS of the data connection; none if it was in clear, or never came.
     pub tls: Option<TlsVersion>,

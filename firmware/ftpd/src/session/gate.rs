@@ -5,7 +5,7 @@ use super::data::{Passive, Private};
 use super::disk::{self, Disk};
 use super::inner::Inner;
 use super::progress::{Progress, counted};
-use super::pump::{self, Cut, Order};
+use super::pump::{self, Cut, Left, Order};
 use super::shared::{Body, Shared, Slot, Verdict, Work};
 use super::transfer::{Failure, transfer};
 use super::{Context, Public};
@@ -486,7 +486,8 @@ impl Gate {
         let Some(counter) = self.counter.clone() else { return Err(io::ErrorKind::PermissionDenied.into()) };
         let config = &self.context.config;
         let (stall, rate) = (config.stall(), config.session_bytes_per_second);
-        let order = Order { file, from, to, progress: Progress::new(counter.clone()), stall, rate };
+        let (progress, left) = (Progress::new(counter.clone()), Left::default());
+        let order = Order { file, from, to, progress, stall, rate, left: left.clone() };
         let (tell, mut told) = oneshot::channel();
         let (begun, mut tls) = (Instant::now(), None);
         let disk = &self.shared.disk;
@@ -494,7 +495,7 @@ impl Gate {
         let sent = transfer(&mut self.client, passive, config, announced, async |data| {
             tls = data.tls();
             let line = data.into_line()?;
-            let cut = Cut::of(&line)?;
+            let cut = Cut::of(&line, left)?;
             let outcome = disk.begin(move || {
                 let sent = pump::send(line, order);
                 let _ = tell.send(sent.bytes);
@@ -508,7 +509,7 @@ impl Gate {
             outcome
         })
         .await;
-        // After ABOR the pump ends in a moment; unless it waits for the disk, it knows what was sent.
+        // After ABOR the pump ends in a moment; unless it waits for the disk, it knows what has come to the client.
         let bytes = match timeout(LAST_COUNT, &mut told).await {
             Ok(Ok(bytes)) => bytes,
             _ => counted(&counter),

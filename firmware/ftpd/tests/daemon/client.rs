@@ -198,13 +198,18 @@ impl Client {
 
     /// A transfer up to the 150, with its data connection.
     pub(crate) fn begin(&mut self, command: &str) -> Box<dyn Io> {
+        self.begin_with(command, RECEIVES)
+    }
+
+    /// The same with so much room in the client's kernel.
+    pub(crate) fn begin_with(&mut self, command: &str, receives: usize) -> Box<dyn Io> {
         let port = self.passive();
         let socket = match self.source {
             Some(source) => connect_from(source, port).unwrap(),
             None => connect(port),
         };
         // What a client does not read must not fit into its kernel: Linux may give a socket 32 MiB by itself (tcp_rmem).
-        setsockopt(&socket, sockopt::RcvBuf, &RECEIVES).unwrap();
+        setsockopt(&socket, sockopt::RcvBuf, &receives).unwrap();
         self.ask(command, 150);
         match &self.tls {
             Some(config) if self.private => Box::new(handshake(config, socket).unwrap()),

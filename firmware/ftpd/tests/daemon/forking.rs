@@ -44,12 +44,13 @@ fn a_session_that_dies_touches_no_other() {
 
     let mut some = vec![0; 3 << 20];
     cut.read_exact(&mut some).unwrap();
+    until("stagerd knows what has come to the client", || daemon.stagerd.counted(0) >= 3 << 20);
     let counted = daemon.stagerd.counted(0);
-    assert!(counted >= 3 << 20, "stagerd knows what a session has sent: {counted}");
     kill(pid, Signal::SIGKILL).unwrap();
     assert_eq!(cut.read_to_end(&mut some).unwrap_err().kind(), ErrorKind::ConnectionReset, "it must not look whole");
     victim.expect_end();
-    assert!(daemon.stagerd.counted(0) >= counted);
+    let (last, came) = (daemon.stagerd.counted(0), u64::try_from(some.len()).unwrap());
+    assert!((counted..=came).contains(&last), "{counted} bytes, then {last}, and {came} came");
 
     let mut got = Vec::new();
     whole.read_to_end(&mut got).unwrap();
