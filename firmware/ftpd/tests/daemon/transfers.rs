@@ -254,20 +254,28 @@ fn a_stranger_gets_nothing_and_takes_nothing() {
 
 #[test]
 fn each_passive_port_replaces_the_last() {
-    let daemon = start();
+    // Nobody else is given these: they lie below those that the kernel chooses from.
+    let range = 29_000..=29_063;
+    let daemon = start_with("passive_ports = [29000, 29063]");
     let mut client = Client::logged_in(daemon.v4);
     let mut last = client.passive();
     for _ in 0..200 {
         last = client.passive();
     }
-    connect(last);
     let pid = daemon.session();
-    let sockets = || std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
-    // 0A is LISTEN; the port is in the second column
-    let port = format!(":{:04X} ", last.port());
-    until("only the last port listens", || {
-        sockets().lines().filter(|l| l.contains(&port) && l.contains(" 0A ")).count() <= 1
-    });
+    let listening = || -> Vec<u16> {
+        let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
+        let port = |line: &str| {
+            // number, local address and port, that of the other side, state: 0A is LISTEN
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let port = u16::from_str_radix(fields[1].split(':').nth(1)?, 16).ok()?;
+            (fields[3] == "0A" && range.contains(&port)).then_some(port)
+        };
+        sockets.lines().filter_map(port).collect()
+    };
+    until("only the last port listens", || listening() == [last.port()]);
+    connect(last);
+    until("nor does that once the client is there", || listening().is_empty());
     client.ask("RETR nothing", 550);
     client.ask("RETR nothing", 425);
 }
