@@ -130,8 +130,9 @@ fn a_listing_of_ten_thousand() {
 #[test]
 fn nothing_outside_the_account() {
     let daemon = start();
-    daemon.stagerd.put("in/file", 3);
+    let file = daemon.stagerd.put("in/file", 3);
     let account = &daemon.stagerd.account;
+    std::fs::hard_link(account.join("in/file"), account.join("linked")).unwrap();
     let links = [("abs", "/etc/passwd"), ("up", "../secret"), ("upup", "../../../../etc/passwd"), ("root", "/")];
     for (name, target) in links {
         std::os::unix::fs::symlink(target, account.join(name)).unwrap();
@@ -139,6 +140,9 @@ fn nothing_outside_the_account() {
     std::os::unix::fs::symlink(account.parent().unwrap(), account.join("dir")).unwrap();
     let secret = account.parent().unwrap().join("secret");
     let secret = secret.to_str().unwrap();
+    // A part of a name, and a whole one, that are longer than any can be.
+    let (part, whole) = ("x".repeat(256), "y/".repeat(2050));
+    let behind = format!("{part}/../secret");
     let mut client = Client::logged_in(daemon.v4);
     let names = [
         "..",
@@ -156,6 +160,23 @@ fn nothing_outside_the_account() {
         "/proc/self/environ",
         "/proc/self/root/etc/passwd",
         "/dev/null",
+        // Nothing here is decoded: these are names that no file has.
+        "%2e%2e%2fsecret",
+        "..%2fsecret",
+        "%2e%2e/secret",
+        "..%c0%afsecret",
+        "..\\secret",
+        "..\\..\\secret",
+        "in\\file",
+        "\u{ff0e}\u{ff0e}/secret",
+        "\u{2025}/secret",
+        "..\u{2215}secret",
+        &part,
+        &whole,
+        &behind,
+        // A hard link is the file, and nothing is behind it.
+        "linked/../../secret",
+        "linked/secret",
     ];
     for name in names {
         client.refused(&format!("RETR {name}"), 550);
@@ -164,11 +185,24 @@ fn nothing_outside_the_account() {
                 client.ask(&format!("{verb} {name}"), 550);
             }
         }
+        // Who never fetches anything would have to wait before long.
+        assert_eq!(client.fetch("RETR linked"), file);
+    }
+    // A slash in more bytes than it needs is no text.
+    for slash in [&b"\xc0\xaf"[..], b"\xe0\x80\xaf", b"\xf0\x80\x80\xaf"] {
+        client.raw(&[b"SIZE ..", slash, b"secret\r\n"].concat());
+        client.expect(501);
     }
     client.ask("CWD ../../..", 250);
     assert_eq!(client.ask("PWD", 257), "257 \"/\"\r\n");
-    assert_eq!(client.fetch_text("NLST"), "in\r\n");
-    assert_eq!(client.fetch("RETR in/file").len(), 3);
+    assert_eq!(client.fetch_text("NLST"), "in\r\nlinked\r\n");
+    assert_eq!(client.fetch("RETR in/file"), file);
+    // Two that are long enough for any path are one that is too long.
+    let below = format!("{}/", "z".repeat(255)).repeat(8);
+    std::fs::create_dir_all(account.join(&below)).unwrap();
+    client.ask(&format!("CWD {below}"), 250);
+    client.ask(&format!("SIZE {whole}"), 550);
+    client.ask("SIZE /in/file", 213);
 }
 
 #[test]
