@@ -1,6 +1,7 @@
 //! The command table, without I/O: what is to be done for a command in a given state of the session.
 //!
-//! Every command that the RFCs name has a row, so that libunftp never sees one that ends its session or writes.
+//! Every command of RFC 959, 1123, 2228, 2389, 2428, 2640, 3659, 4217 and 7151 has a row, and what has none is unknown: libunftp never
+//! sees a command that ends its session or writes.
 
 use crate::path::without_options;
 use tobj::Secret;
@@ -169,6 +170,8 @@ pub fn decide(verb: &str, argument: &str, view: View) -> Action {
         ("PASS", _) if view.logged_in => Action::Reply("503 Logged in already"),
         ("PASS", _) if !view.user => Action::Reply("503 USER comes first"),
         ("PASS", _) => Action::Password(Secret::new(argument).ok().filter(|_| !argument.is_empty())),
+        // There is no mechanism that would need them: TLS protects the whole connection.
+        ("ADAT" | "MIC" | "CONF" | "ENC", _) => Action::Reply("500 Only with mechanisms other than TLS"),
         _ if is_known(verb) && !view.logged_in => Action::Reply("530 Log in first"),
         _ => with_login(verb, argument, &upper, view),
     }

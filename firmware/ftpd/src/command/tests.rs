@@ -37,6 +37,8 @@ fn before_the_login() {
         ("NOOP", "x", NEW, reply("200 OK")),
         ("SYST", "", NEW, reply("215 UNIX Type: L8")),
         ("FEAT", "", NEW, Action::Features),
+        ("ADAT", "x", NEW, reply("500 Only with mechanisms other than TLS")),
+        ("ENC", "x", IN, reply("500 Only with mechanisms other than TLS")),
         ("HELP", "", NEW, Action::Help),
         ("USER", "", NEW, reply("501 Who?")),
         ("USER", "Ada Lovelace", NEW, Action::User("Ada Lovelace".into())),
