@@ -8,6 +8,7 @@ use nix::sys::socket::{MsgFlags, send};
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use tobj::{Fault, Request};
 
 const BIG: usize = 24 << 20;
@@ -205,7 +206,6 @@ fn a_client_that_goes_away() {
 }
 
 #[test]
-#[test]
 fn what_is_still_with_the_kernel_has_not_been_fetched() {
     let (daemon, der) = ftps::start("");
     // More than the client's kernel takes, and less than the server's: for the sender all of it is gone at once.
@@ -224,6 +224,7 @@ fn what_is_still_with_the_kernel_has_not_been_fetched() {
     }
 }
 
+#[test]
 fn a_stalled_client() {
     let daemon = start_with("stall_seconds = 1");
     daemon.stagerd.put("big", BIG);
@@ -278,4 +279,42 @@ fn each_passive_port_replaces_the_last() {
     until("nor does that once the client is there", || listening().is_empty());
     client.ask("RETR nothing", 550);
     client.ask("RETR nothing", 425);
+}
+
+/// Offsets have more than 32 bits; a file of holes has none of the bytes before them.
+#[test]
+fn beyond_four_gibibytes() {
+    const SIZE: u64 = 5 << 30;
+    let (daemon, der) = ftps::start("");
+    let tail: Vec<u8> = (0..=255).collect();
+    let file = std::fs::File::create(daemon.stagerd.account.join("huge")).unwrap();
+    file.set_len(SIZE).unwrap();
+    for at in [(1 << 32) + 17, SIZE - 256] {
+        file.write_all_at(&tail, at).unwrap();
+    }
+    let mut clear = Client::logged_in(daemon.v4);
+    let mut private = Client::greeted(daemon.v4);
+    private.secure(trusting(&der));
+    private.login();
+    for (number, client) in [(0, &mut clear), (2, &mut private)] {
+        assert_eq!(client.ask("SIZE huge", 213), format!("213 {SIZE}\r\n"));
+        let listed = client.fetch_text("LIST");
+        assert!(listed.contains(&format!(" {SIZE} ")), "{listed}");
+        client.ask(&format!("REST {}", SIZE - 256), 350);
+        assert_eq!(client.fetch("RETR huge"), tail);
+        assert_eq!(daemon.stagerd.wait_for_end(number), (256, "complete".into(), 256));
+        client.ask(&format!("REST {}", (1_u64 << 32) + 17), 350);
+        let mut data = client.begin("RETR huge");
+        let mut got = [0; 256];
+        data.read_exact(&mut got).unwrap();
+        assert_eq!(got[..], tail);
+        client.ask("ABOR", 426);
+        client.expect(226);
+    }
+    let offset = |r: &Request| match r {
+        Request::TransferBegin { offset, .. } => Some(*offset),
+        _ => None,
+    };
+    let offsets: Vec<u64> = daemon.stagerd.seen().iter().filter_map(offset).collect();
+    assert_eq!(offsets, [SIZE - 256, (1 << 32) + 17, SIZE - 256, (1 << 32) + 17]);
 }
