@@ -1,12 +1,13 @@
 //! Files on their way.
 
 use crate::client::{Client, connect, connect_from, trusting};
-use crate::daemon::{start, start_with, until};
+use crate::daemon::{Daemon, start, start_with, until};
 use crate::ftps;
 use crate::stagerd::DIGEST;
 use nix::sys::socket::{MsgFlags, send};
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use tobj::{Fault, Request};
@@ -151,7 +152,7 @@ fn a_transfer_under_way_outlives_stagerd() {
 
 #[test]
 fn abort() {
-    let daemon = start();
+    let daemon = start_with("passive_ports = [29200, 29263]");
     let bytes = daemon.stagerd.put("big", BIG);
     let mut client = Client::logged_in(daemon.v4);
     client.ask("ABOR", 226);
@@ -159,6 +160,9 @@ fn abort() {
     let mut data = client.begin("RETR big");
     client.ask("NOOP", 200);
     client.ask("STAT", 213);
+    until("the kernel holds what the client does not take", || {
+        sockets(&daemon, 29_200..=29_263).iter().any(|socket| socket.held > 1 << 20)
+    });
     client.raw(b"\xff\xf4");
     send(client.socket.as_raw_fd(), b"\xff", MsgFlags::MSG_OOB).unwrap();
     client.raw(b"\xf2ABOR\r\n");
@@ -207,7 +211,7 @@ fn a_client_that_goes_away() {
 
 #[test]
 fn what_is_still_with_the_kernel_has_not_been_fetched() {
-    let (daemon, der) = ftps::start("");
+    let (daemon, der) = ftps::start("passive_ports = [29100, 29163]");
     // More than the client's kernel takes, and less than the server's: for the sender all of it is gone at once.
     let size = 1 << 20;
     daemon.stagerd.put("a", size);
@@ -216,7 +220,11 @@ fn what_is_still_with_the_kernel_has_not_been_fetched() {
     private.secure(trusting(&der));
     private.login();
     for (number, client) in [(0, &mut clear), (1, &mut private)] {
-        drop(client.begin_with("RETR a", 64 << 10));
+        let data = client.begin_with("RETR a", 64 << 10);
+        until("the end of the stream is with the kernel", || {
+            sockets(&daemon, 29_100..=29_163).iter().any(|socket| socket.state == FIN_WAIT1)
+        });
+        drop(data);
         client.expect(426);
         let (sent, outcome, counted) = daemon.stagerd.wait_for_end(number);
         assert_eq!((outcome.as_str(), sent), ("failed", counted));
@@ -253,26 +261,46 @@ fn a_stranger_gets_nothing_and_takes_nothing() {
     client.expect(226);
 }
 
+/// States of sockets, as /proc/net/tcp has them.
+const LISTEN: &str = "0A";
+const FIN_WAIT1: &str = "04";
+
+/// A socket as /proc/net/tcp tells of it.
+struct Socket {
+    port: u16,
+    state: String,
+    /// Bytes that the other side has not acknowledged.
+    held: u64,
+}
+
+/// Those at a range of ports that is one daemon's alone, below those that the kernel chooses from.
+fn sockets(daemon: &Daemon, range: RangeInclusive<u16>) -> Vec<Socket> {
+    let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", daemon.pid())).unwrap();
+    let socket = |line: &str| {
+        // number, local address and port, those of the other side, state, queues out and in
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let port = u16::from_str_radix(fields[1].split(':').nth(1)?, 16).ok()?;
+        let held = u64::from_str_radix(fields[4].split(':').next()?, 16).ok()?;
+        range.contains(&port).then(|| Socket { port, state: fields[3].to_owned(), held })
+    };
+    table.lines().filter_map(socket).collect()
+}
+
 #[test]
 fn each_passive_port_replaces_the_last() {
-    // Nobody else is given these: they lie below those that the kernel chooses from.
-    let range = 29_000..=29_063;
     let daemon = start_with("passive_ports = [29000, 29063]");
     let mut client = Client::logged_in(daemon.v4);
     let mut last = client.passive();
-    for _ in 0..200 {
+    for number in 0..200 {
+        if number % 30 == 0 {
+            // Who never fetches anything would have to wait between the next ones.
+            client.fetch("NLST");
+        }
         last = client.passive();
     }
-    let pid = daemon.session();
     let listening = || -> Vec<u16> {
-        let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
-        let port = |line: &str| {
-            // number, local address and port, that of the other side, state: 0A is LISTEN
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let port = u16::from_str_radix(fields[1].split(':').nth(1)?, 16).ok()?;
-            (fields[3] == "0A" && range.contains(&port)).then_some(port)
-        };
-        sockets.lines().filter_map(port).collect()
+        let sockets = sockets(&daemon, 29_000..=29_063);
+        sockets.iter().filter(|socket| socket.state == LISTEN).map(|socket| socket.port).collect()
     };
     until("only the last port listens", || listening() == [last.port()]);
     connect(last);
