@@ -207,18 +207,22 @@ fn disks_fail_and_hang() {
     lab.check();
 }
 
-/// Disks of NVMe say how they are; and one that does not answer any more is given up by its driver, then by the array.
+/// Disks of NVMe say how they are; and one that does not answer for a while keeps operators from nothing, and downloads only as long.
+/// One that never answers cannot be had here: the driver resets its controller, and QEMU stops the whole machine until that has
+/// answered.
 #[test]
 #[ignore = "long: boots the images"]
-fn disks_of_nvme_are_given_up() {
+fn disks_of_nvme_say_how_they_are() {
     let mut lab = Lab::with_level("raid1", 2, Bus::Nvme);
     let storage = lab.storage().unwrap();
     assert!(storage.disk("data0").is_some_and(|d| d.health.starts_with("says that it is well")), "{storage:?}");
     let _ = lab.cut_under_load(STAGINGS, whole);
     lab.downloads(|lab| {
         lab.vms.vm(Role::Download).stall("data1", true).unwrap();
-        let storage = lab.until_healthy(false);
-        print(&format!("{storage:?}"));
+        for _ in 0..20 {
+            assert!(lab.storage().is_some(), "operators are answered");
+        }
+        lab.vms.vm(Role::Download).stall("data1", false).unwrap();
     });
     lab.check();
 }
