@@ -245,12 +245,6 @@ impl Lab {
         self.acknowledged.extend(load.finish());
     }
 
-    /// Twenty downloads without anything beside them.
-    pub(crate) fn downloads(&mut self, during: impl FnOnce(&mut Self)) {
-        let staged = self.stage_large();
-        self.fetch(&staged, during);
-    }
-
     fn stage_large(&self) -> Vec<Staged> {
         let stage = |n: usize| {
             let version = LARGE_VERSIONS[n % LARGE_VERSIONS.len()];
