@@ -103,14 +103,16 @@ fn carry_out(plan: Plan, request: Option<String>) -> Result<(), StorageError> {
             }
             // Data that is there is served all the same; `status` says what is wrong with that.
             let level = record::load::<Record>(Path::new(RECORD))?.map(|r| r.level);
-            if let Some(Err(error)) = level.map(|level| no_caches(level, &disks)) {
+            if let Some(Err(error)) =
+                level.map(|level| cache::switch_off(Path::new(block::SYS), level.as_str(), &disks))
+            {
                 tracing::error!("{}", daemon::report(&error));
             }
             assemble(array, &disks, dirty)?;
             if format { finish(array) } else { Ok(()) }
         }
         Plan::Create { array, level, disks, spares, zero } => {
-            no_caches(level, &disks)?;
+            cache::switch_off(Path::new(block::SYS), level.as_str(), &disks)?;
             let request = request.or_else(|| record::load::<Record>(Path::new(RECORD)).ok().flatten()?.request);
             let progress = Progress::Creating;
             record::save(Path::new(RECORD), &Record { array, level, spares, progress, request })?;
@@ -121,11 +123,6 @@ fn carry_out(plan: Plan, request: Option<String>) -> Result<(), StorageError> {
             finish(array)
         }
     }
-}
-
-/// Switches the write caches of disks off where an array of this level needs that.
-fn no_caches(level: Level, disks: &[String]) -> Result<(), StorageError> {
-    if cache::is_too_much_for(level.as_str()) { cache::switch_off(Path::new(block::SYS), disks) } else { Ok(()) }
 }
 
 /// `dirty`: also where the parity may be wrong, which is then taken for right.
@@ -233,8 +230,7 @@ fn take_back() {
     let Some(running) = array::look(Path::new(block::SYS)).filter(|a| a.missing > 0) else { return };
     let Ok(inventory) = inventory::take(false) else { return };
     for disk in plan::fallen_behind(&inventory, &running) {
-        let level = running.level.parse();
-        if let Ok(Err(error)) = level.map(|level| no_caches(level, std::slice::from_ref(&disk))) {
+        if let Err(error) = cache::switch_off(Path::new(block::SYS), &running.level, std::slice::from_ref(&disk)) {
             tracing::warn!(disk, "{}", daemon::report(&error));
             continue;
         }

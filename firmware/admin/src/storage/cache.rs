@@ -19,7 +19,7 @@ const VOLATILE: &str = "write back";
 const NONE: &str = "write through";
 
 /// Whether an array of this level needs disks without volatile caches; by the kernel's name of the level.
-pub(crate) fn is_too_much_for(level: &str) -> bool {
+fn is_too_much_for(level: &str) -> bool {
     level == Level::Raid5.as_str()
 }
 
@@ -41,13 +41,13 @@ fn switches(sys: &Path, disk: &str) -> Vec<PathBuf> {
     [dir.join("cache_type")].into_iter().chain(scsi).filter(|path| path.exists()).collect()
 }
 
-/// Switches the caches of these disks off, where they are volatile.
+/// Switches the volatile caches of these disks off, if an array of this level needs that.
 ///
 /// # Errors
 /// [`StorageError::Cache`] with those of which it cannot be: drives of NVMe, and what sits behind some controllers.
-pub(crate) fn switch_off(sys: &Path, disks: &[String]) -> Result<(), StorageError> {
+pub(crate) fn switch_off(sys: &Path, level: &str, disks: &[String]) -> Result<(), StorageError> {
     let mut left = Vec::new();
-    for disk in disks.iter().filter(|disk| is_volatile(sys, disk)) {
+    for disk in disks.iter().filter(|disk| is_too_much_for(level) && is_volatile(sys, disk)) {
         let switched: Vec<io::Result<()>> = switches(sys, disk).iter().map(|path| fs::write(path, NONE)).collect();
         if is_volatile(sys, disk) {
             tracing::warn!(disk, ?switched, "its write cache stays");
@@ -95,9 +95,11 @@ mod tests {
         kernel(sys, "vda", "cache_type");
         kernel(sys, "sda", "device/scsi_disk/0:0:0:0/cache_type");
         let names = |disks: &[&str]| disks.iter().map(|d| (*d).to_owned()).collect::<Vec<_>>();
-        switch_off(sys, &names(&["vda", "sda", "nvme1n1", "gone"])).unwrap();
+        switch_off(sys, "raid6", &names(&["vda", "nvme0n1"])).unwrap();
+        assert!(is_volatile(sys, "vda"), "others flush");
+        switch_off(sys, "raid5", &names(&["vda", "sda", "nvme1n1", "gone"])).unwrap();
         assert!(["vda", "sda", "nvme1n1"].iter().all(|disk| !is_volatile(sys, disk)));
-        let error = switch_off(sys, &names(&["vda", "nvme0n1"])).unwrap_err();
+        let error = switch_off(sys, "raid5", &names(&["vda", "nvme0n1"])).unwrap_err();
         assert!(error.to_string().contains("nvme0n1") && !error.to_string().contains("vda"), "{error}");
         let queue = fs::read_to_string(dir(sys, "nvme0n1").join("queue/write_cache")).unwrap();
         assert_eq!(queue.trim(), VOLATILE, "the kernel is not told a lie");

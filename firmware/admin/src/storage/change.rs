@@ -125,10 +125,8 @@ pub(crate) fn run() -> Result<(), StorageError> {
     let running = array::look(Path::new(block::SYS)).filter(Array::runs);
     let running = running.ok_or_else(|| no("no array is in use".into()))?;
     for step in steps(&running, &inventory::take(true)?, &change)? {
-        if let Step::Add(disk) | Step::Return(disk) = &step
-            && cache::is_too_much_for(&running.level)
-        {
-            cache::switch_off(Path::new(block::SYS), std::slice::from_ref(disk))?;
+        if let Step::Add(disk) | Step::Return(disk) = &step {
+            cache::switch_off(Path::new(block::SYS), &running.level, std::slice::from_ref(disk))?;
         }
         tracing::warn!(?step, "the array changes");
         carry_out(&step)?;
