@@ -74,10 +74,22 @@ pub struct Config {
     /// Memory for the pages of the ledger (bytes).
     #[serde(default = "cache")]
     pub ledger_cache_bytes: usize,
+    /// Bytes of the ledger's log ([`crate::ledger::log::BOUNDS`]): the longer it is, the less often the ledger itself is synced.
+    #[serde(default = "log", deserialize_with = "log_bytes")]
+    pub ledger_log_bytes: u64,
 }
 
 fn name<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Name, D::Error> {
     String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn log_bytes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let (bytes, bounds) = (u64::deserialize(from)?, crate::ledger::log::BOUNDS);
+    if bounds.contains(&bytes) {
+        return Ok(bytes);
+    }
+    let (least, most) = bounds.into_inner();
+    Err(serde::de::Error::custom(format!("ledger_log_bytes is {bytes}; it must be from {least} to {most}")))
 }
 
 fn database() -> String {
@@ -121,4 +133,29 @@ fn many_per_customer() -> usize {
 }
 fn cache() -> usize {
     64 << 20
+}
+fn log() -> u64 {
+    4 << 20
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_has_a_least_and_a_most() {
+        #[derive(Deserialize)]
+        struct Part {
+            #[serde(deserialize_with = "log_bytes")]
+            bytes: u64,
+        }
+        let read = |bytes: u64| toml::from_str::<Part>(&format!("bytes = {bytes}"));
+        for good in [64 << 10, log(), 64 << 20] {
+            assert_eq!(read(good).unwrap().bytes, good);
+        }
+        for bad in [0, (64 << 10) - 1, (64 << 20) + 1] {
+            let said = read(bad).err().unwrap().to_string();
+            assert!(said.contains(&format!("{bad}; it must be from 65536 to 67108864")), "{said}");
+        }
+    }
 }

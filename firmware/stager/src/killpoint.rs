@@ -43,6 +43,12 @@ points! {
     AfterRename,
     /// The directories of an object are synced, the ledger does not know it.
     BeforeStore,
+    /// A change is in the ledger's log, and not in the ledger.
+    AfterLog,
+    /// The ledger is about to take for good what is in its log.
+    BeforeLedgerSync,
+    /// The ledger has it, the log was not begun anew.
+    AfterLedgerSync,
     /// A new ledger is made but has not its name yet.
     BeforeLedgerName,
 }

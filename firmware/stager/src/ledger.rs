@@ -1,4 +1,4 @@
-//! The ledger: what is leased, what was used, what the database has still to be told. One redb file beside the tree.
+//! The ledger: what is leased, what was used, what the database has still to be told. A redb file and its log, beside the tree.
 //!
 //! # Tables
 //!
@@ -18,17 +18,40 @@
 //!
 //! Every change is one transaction of [`Ledger::write`], durable when it returns; `paths`, `due` and `holders` follow `leases` by
 //! themselves.
+//!
+//! # Order of durable steps
+//!
+//! 1. The change is made in a transaction of redb, which nobody sees yet.
+//! 2. What it changes goes into the [`log`], with one write and one sync. **Now it is durable.**
+//! 3. The transaction is committed in memory, so that readers see it.
+//!
+//! Where the log has no room, the transaction itself is committed durably instead, with the number of the log's last record: a
+//! *checkpoint*. From then on the log is written from its beginning. There is one at the end of the daemon and at each start, too.
+//!
+//! Killed before 2 was done, nothing has happened. Killed after it, the next start finds the record behind those that the ledger holds,
+//! and makes its changes again; that they are there already, in part or all, does not matter. Killed in a checkpoint, redb has all of
+//! it or nothing of it, and what it does not have is still in the log.
 
-use crate::rows::{Event, Lease, Object, Transfer, Upload, UsedGrant, Withdrawn};
-use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
+use crate::killpoint::{Point, hit};
+use crate::rows::Lease;
+use log::{Log, LogError};
+use redb::backends::FileBackend;
+use redb::{Database, Durability, ReadableDatabase, StorageBackend, TableDefinition, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use tobj::{Id, LeaseKind, Sha256};
+use std::sync::{Mutex, PoisonError};
+use tobj::{Id, LeaseKind};
 
+mod changes;
+pub mod log;
 mod read;
+mod txn;
+
 pub use read::Reader;
+pub use txn::Txn;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const OBJECTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("objects");
@@ -43,11 +66,15 @@ const TRANSFERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("transfe
 const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
 
 /// The form of the tables that this version knows.
-const SCHEMA: u64 = 2;
-/// The form before: without `holders`, `uploads` and `withdrawn`.
-const BEFORE: u64 = 1;
+const SCHEMA: u64 = 3;
+/// The first form: without `holders`, `uploads` and `withdrawn`.
+const FIRST: u64 = 1;
+/// The form before: without a log.
+const BEFORE: u64 = 2;
 /// The ledger's file, in the root of the tree.
 pub const FILE: &str = "ledger.redb";
+/// Its log's.
+pub const LOG: &str = "ledger.log";
 
 /// The numbers that the ledger keeps beside its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +99,10 @@ pub enum Number {
     FoldedStagings,
     /// 1 in a ledger that is new, until the first of its audit records may be sent: see [`crate::outbox`].
     Unsent,
+    /// What the records of this ledger's log have in front, so that they are not taken for those of another.
+    Mark,
+    /// The last record of the log that redb holds for good.
+    Held,
 }
 
 impl Number {
@@ -87,6 +118,8 @@ impl Number {
             Self::FoldedLogins => "folded-logins",
             Self::FoldedStagings => "folded-stagings",
             Self::Unsent => "unsent",
+            Self::Mark => "mark",
+            Self::Held => "held",
         }
     }
 }
@@ -123,6 +156,14 @@ pub enum LedgerError {
     /// Reading or writing failed.
     #[error("the ledger failed")]
     Redb(#[source] Box<redb::Error>),
+    /// The ledger's log is not there.
+    #[error(
+        "the ledger's log {0} is missing: what was acknowledged last may be in it alone; put it back beside the ledger"
+    )]
+    NoLog(PathBuf),
+    /// The log cannot be read or written.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// A row is not what was written.
     #[error("a row of table {table} is damaged")]
     Row {
@@ -138,7 +179,7 @@ impl LedgerError {
     /// Whether it is the disk that failed, and not what is on it.
     pub fn is_of_the_disk(&self) -> bool {
         match self {
-            Self::Create { .. } => true,
+            Self::Create { .. } | Self::Log(LogError::Io(_) | LogError::Failed) => true,
             Self::Open { source, .. } | Self::Redb(source) => matches!(
                 **source,
                 redb::Error::Io(_)
@@ -146,7 +187,8 @@ impl LedgerError {
                     | redb::Error::DatabaseAlreadyOpen
                     | redb::Error::LockPoisoned(_)
             ),
-            Self::Missing(_) | Self::Schema(_) | Self::Row { .. } => false,
+            Self::Missing(_) | Self::NoLog(_) | Self::Schema(_) | Self::Row { .. } => false,
+            Self::Log(LogError::Damaged(_)) => false,
         }
     }
 }
@@ -164,10 +206,21 @@ from_redb!(CommitError, StorageError, TableError, TransactionError);
 
 type Result<T> = std::result::Result<T, LedgerError>;
 
+/// How much of the machine a ledger may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Memory for its pages (bytes).
+    pub cache: usize,
+    /// Bytes of its log, within [`log::BOUNDS`].
+    pub log: u64,
+}
+
 /// The open ledger.
 #[derive(Debug)]
 pub struct Ledger {
     db: Database,
+    /// Held from the beginning of a transaction to its end: records come in the order of commits.
+    log: Mutex<Log>,
 }
 
 impl Ledger {
@@ -176,89 +229,97 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError`]; what is there is never replaced.
-    pub fn open(root: &Path, scratch: &Path, tree_is_empty: bool, cache: usize) -> Result<Self> {
+    pub fn open(root: &Path, scratch: &Path, tree_is_empty: bool, sizes: Sizes) -> Result<Self> {
         let path = root.join(FILE);
         let found = path.try_exists().map_err(|source| LedgerError::Create { path: path.clone(), source })?;
         if !found {
             if !tree_is_empty {
                 return Err(LedgerError::Missing(path));
             }
-            Self::make(root, &scratch.join("ledger.new"), &path)?;
+            make(root, scratch, &path, sizes.log)?;
         }
-        let opened = redb::Builder::new().set_cache_size(cache).open(&path);
+        let opened = redb::Builder::new().set_cache_size(sizes.cache).open(&path);
         let db = opened.map_err(|e| LedgerError::Open { path, source: Box::new(e.into()) })?;
-        let ledger = Self { db };
-        match ledger.read()?.number(Number::Schema)? {
-            SCHEMA => Ok(ledger),
-            BEFORE => ledger.upgrade(),
-            other => Err(LedgerError::Schema(other)),
+        match number(&db, Number::Schema)? {
+            SCHEMA => {}
+            FIRST | BEFORE => upgrade(&db, root, sizes.log)?,
+            other => return Err(LedgerError::Schema(other)),
         }
+        let path = root.join(LOG);
+        let log = match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LedgerError::NoLog(path)),
+            Err(error) => return Err(LogError::Io(error).into()),
+        };
+        Self::with_log(db, backend(log).map_err(LogError::Io)?, sizes.log)
     }
 
-    /// Brings a ledger of the form before to the present one, all of it or nothing.
-    fn upgrade(self) -> Result<Self> {
-        let leases: Vec<_> = self.read()?.leases(0)?.collect::<Result<_>>()?;
-        self.write(|txn| {
-            for (id, lease) in &leases {
-                txn.holders.insert((lease.sha256.as_bytes(), key(*id)), ())?;
-            }
-            txn.set_number(Number::Schema, SCHEMA)
-        })?;
-        tracing::info!(leases = leases.len(), "the ledger was brought from schema {BEFORE} to {SCHEMA}");
-        Ok(self)
-    }
-
-    /// Makes an empty ledger under another name, so that a half-made one is never taken for one.
-    fn make(root: &Path, scratch: &Path, path: &Path) -> Result<()> {
-        let create = |source| LedgerError::Create { path: path.to_owned(), source };
-        match std::fs::remove_file(scratch) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(create(error)),
-            _ => {}
-        }
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(scratch).map_err(create)?;
-        let db = redb::Builder::new().create(scratch);
-        let db = db.map_err(|e| LedgerError::Open { path: scratch.to_owned(), source: Box::new(e.into()) })?;
-        let ledger = Self { db };
-        ledger.write(|txn| {
-            txn.set_number(Number::Unsent, 1)?;
-            txn.set_number(Number::Schema, SCHEMA)
-        })?;
-        drop(ledger);
-        crate::killpoint::hit(crate::killpoint::Point::BeforeLedgerName);
-        std::fs::File::open(scratch).and_then(|f| f.sync_all()).map_err(create)?;
-        std::fs::rename(scratch, path).map_err(create)?;
-        std::fs::File::open(root).and_then(|d| d.sync_all()).map_err(create)
-    }
-
-    /// A ledger on another store, for tests of failing disks.
+    /// A ledger and its log on other stores, for tests of failing disks.
     ///
     /// # Errors
-    /// When it cannot be opened.
-    pub fn on_backend(backend: impl redb::StorageBackend) -> Result<Self> {
-        let db = redb::Builder::new().create_with_backend(backend);
+    /// When they cannot be opened.
+    pub fn on_backends(ledger: impl StorageBackend, log: impl StorageBackend, log_bytes: u64) -> Result<Self> {
+        let db = redb::Builder::new().create_with_backend(ledger);
         let db = db.map_err(|e| LedgerError::Open { path: PathBuf::new(), source: Box::new(e.into()) })?;
-        let ledger = Self { db };
-        ledger.write(|txn| txn.set_number(Number::Schema, SCHEMA))?;
-        Ok(ledger)
+        if number(&db, Number::Schema)? == 0 {
+            Log::make(&log, log_bytes).map_err(LogError::Io)?;
+            durably(&db, |txn| txn.set_number(Number::Schema, SCHEMA))?;
+        }
+        Self::with_log(db, Box::new(log), log_bytes)
+    }
+
+    /// Takes what is in the log, and begins it anew.
+    fn with_log(db: Database, store: Box<dyn StorageBackend>, log_bytes: u64) -> Result<Self> {
+        let (mut log, records) = Log::open(store, number(&db, Number::Mark)?, number(&db, Number::Held)?)?;
+        if !records.is_empty() {
+            durably(&db, |txn| {
+                records.iter().try_for_each(|record| txn.replay(record))?;
+                txn.set_number(Number::Held, log.last())
+            })?;
+            tracing::info!(records = records.len(), "the ledger took what was in its log");
+        }
+        log.begin(log_bytes).map_err(LogError::Io)?;
+        Ok(Self { db, log: Mutex::new(log) })
     }
 
     /// Makes one change, all of it or nothing; durable when this returns.
     ///
     /// # Errors
-    /// What `change` gives, or [`LedgerError`] when it cannot be committed.
+    /// What `change` gives, or [`LedgerError`] when it cannot be committed. After that it is not known whether it was, and no other
+    /// change is made.
     pub fn write<T>(&self, change: impl FnOnce(&mut Txn<'_>) -> Result<T>) -> Result<T> {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let mut write = self.db.begin_write()?;
-        // The default, but the whole design stands on it.
-        let durable = write.set_durability(redb::Durability::Immediate);
-        debug_assert!(durable.is_ok(), "only savepoints make this fail");
-        let value = {
+        let (value, changes) = {
             let mut txn = Txn::new(&write)?;
             let value = change(&mut txn)?;
-            txn.finish()?;
-            value
+            (value, txn.finish()?)
         };
-        write.commit()?;
+        let Some(changes) = changes else {
+            write.abort()?;
+            return Ok(value);
+        };
+        log.hold()?;
+        if log.append(changes)? {
+            hit(Point::AfterLog);
+            set_durability(&mut write, Durability::None);
+            write.commit()?;
+            log.release();
+        } else {
+            checkpoint(&mut log, write)?;
+        }
         Ok(value)
+    }
+
+    /// Has redb hold everything itself, so that nothing is left in the log.
+    ///
+    /// # Errors
+    /// When it cannot be committed.
+    pub fn checkpoint(&self) -> Result<()> {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let write = self.db.begin_write()?;
+        log.hold()?;
+        checkpoint(&mut log, write)
     }
 
     /// A look at what was last committed.
@@ -270,294 +331,95 @@ impl Ledger {
     }
 }
 
-/// A change under way.
-pub struct Txn<'t> {
-    meta: Table<'t, &'static str, u64>,
-    objects: Table<'t, &'static [u8; 32], &'static [u8]>,
-    leases: Table<'t, u128, &'static [u8]>,
-    paths: Table<'t, &'static str, u128>,
-    due: Table<'t, (u64, u128), ()>,
-    holders: Table<'t, (&'static [u8; 32], u128), ()>,
-    uploads: Table<'t, &'static [u8; 32], &'static [u8]>,
-    withdrawn: Table<'t, (&'static str, u64), &'static [u8]>,
-    grants: Table<'t, (u64, u128), &'static [u8]>,
-    transfers: Table<'t, u64, &'static [u8]>,
-    outbox: Table<'t, u64, &'static [u8]>,
-    /// The last audit number, once it was asked for; written at the end.
-    audit: Option<u64>,
+/// Commits a transaction so that redb holds it and all before it for good.
+fn checkpoint(log: &mut Log, mut write: WriteTransaction) -> Result<()> {
+    write.open_table(META)?.insert(Number::Held.key(), log.last())?;
+    hit(Point::BeforeLedgerSync);
+    set_durability(&mut write, Durability::Immediate);
+    // A start after a kill need not read all of it: that is worth another sync, at this rate.
+    write.set_quick_repair(true);
+    write.commit()?;
+    hit(Point::AfterLedgerSync);
+    log.restart();
+    Ok(())
 }
 
-impl<'t> Txn<'t> {
-    fn new(write: &'t redb::WriteTransaction) -> Result<Self> {
-        Ok(Self {
-            meta: write.open_table(META)?,
-            objects: write.open_table(OBJECTS)?,
-            leases: write.open_table(LEASES)?,
-            paths: write.open_table(PATHS)?,
-            due: write.open_table(DUE)?,
-            holders: write.open_table(HOLDERS)?,
-            uploads: write.open_table(UPLOADS)?,
-            withdrawn: write.open_table(WITHDRAWN)?,
-            grants: write.open_table(GRANTS)?,
-            transfers: write.open_table(TRANSFERS)?,
-            outbox: write.open_table(OUTBOX)?,
-            audit: None,
-        })
-    }
+fn set_durability(write: &mut WriteTransaction, durability: Durability) {
+    let set = write.set_durability(durability);
+    debug_assert!(set.is_ok(), "only savepoints make this fail");
+}
 
-    fn finish(mut self) -> Result<()> {
-        if let Some(last) = self.audit.take() {
-            self.set_number(Number::Audit, last)?;
-        }
-        Ok(())
-    }
+/// A change of a ledger whose log is not open yet.
+fn durably<T>(db: &Database, change: impl FnOnce(&mut Txn<'_>) -> Result<T>) -> Result<T> {
+    let mut write = db.begin_write()?;
+    set_durability(&mut write, Durability::Immediate);
+    write.set_quick_repair(true);
+    let value = {
+        let mut txn = Txn::new(&write)?;
+        let value = change(&mut txn)?;
+        txn.finish()?;
+        value
+    };
+    write.commit()?;
+    Ok(value)
+}
 
-    /// One of the numbers; 0 where it was never set.
-    ///
-    /// # Errors
-    /// When the ledger cannot be read; so with all that follow.
-    pub fn number(&self, which: Number) -> Result<u64> {
-        Ok(self.meta.get(which.key())?.map_or(0, |n| n.value()))
-    }
+fn number(db: &Database, which: Number) -> Result<u64> {
+    Reader::new(&db.begin_read()?)?.number(which)
+}
 
-    /// Sets one of the numbers.
-    pub fn set_number(&mut self, which: Number, value: u64) -> Result<()> {
-        self.meta.insert(which.key(), value)?;
-        Ok(())
+/// Makes an empty ledger under another name, so that a half-made one is never taken for one. Its log comes first: without the
+/// ledger it is nothing.
+fn make(root: &Path, scratch: &Path, path: &Path, log_bytes: u64) -> Result<()> {
+    let create = |source| LedgerError::Create { path: path.to_owned(), source };
+    make_log(root, log_bytes)?;
+    let scratch = &scratch.join("ledger.new");
+    match std::fs::remove_file(scratch) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(create(error)),
+        _ => {}
     }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(scratch).map_err(create)?;
+    let db = redb::Builder::new().create(scratch);
+    let db = db.map_err(|e| LedgerError::Open { path: scratch.to_owned(), source: Box::new(e.into()) })?;
+    let mark = getrandom::u64().map_err(|e| create(io::Error::other(e)))?;
+    durably(&db, |txn| {
+        txn.set_number(Number::Unsent, 1)?;
+        txn.set_number(Number::Mark, mark)?;
+        txn.set_number(Number::Schema, SCHEMA)
+    })?;
+    drop(db);
+    hit(Point::BeforeLedgerName);
+    File::open(scratch).and_then(|f| f.sync_all()).map_err(create)?;
+    std::fs::rename(scratch, path).map_err(create)?;
+    File::open(root).and_then(|d| d.sync_all()).map_err(create)
+}
 
-    /// An object.
-    pub fn object(&self, sha256: Sha256) -> Result<Option<Object>> {
-        self.objects.get(sha256.as_bytes())?.map(|row| parse("objects", row.value())).transpose()
-    }
+/// Makes a log in place of whatever is there.
+fn make_log(root: &Path, bytes: u64) -> Result<()> {
+    let path = root.join(LOG);
+    let made = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
+    let made = made.and_then(|file| Log::make(&*backend(file)?, bytes));
+    made.and_then(|()| File::open(root)?.sync_all()).map_err(|source| LedgerError::Create { path, source })
+}
 
-    /// Adds or changes an object.
-    pub fn put_object(&mut self, sha256: Sha256, object: &Object) -> Result<()> {
-        self.objects.insert(sha256.as_bytes(), &*render("objects", object)?)?;
-        Ok(())
-    }
+fn backend(file: File) -> io::Result<Box<dyn StorageBackend>> {
+    Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
+}
 
-    /// Drops an object.
-    pub fn remove_object(&mut self, sha256: Sha256) -> Result<()> {
-        self.objects.remove(sha256.as_bytes())?;
-        Ok(())
-    }
-
-    /// The leases for an object from after this one on, at most `limit`.
-    pub fn holders(&self, sha256: Sha256, after: Option<Id>, limit: usize) -> Result<Vec<Id>> {
-        let first = after.map_or(Some(0), |id| key(id).checked_add(1));
-        let Some(first) = first else { return Ok(Vec::new()) };
-        let hash = sha256.as_bytes();
-        let range = self.holders.range((hash, first)..=(hash, u128::MAX))?;
-        range.take(limit).map(|entry| Ok(unkey(entry?.0.value().1))).collect()
-    }
-
-    /// What is known of an object that has come in in part.
-    pub fn upload(&self, sha256: Sha256) -> Result<Option<Upload>> {
-        self.uploads.get(sha256.as_bytes())?.map(|row| parse("uploads", row.value())).transpose()
-    }
-
-    /// Notes how far an object has come in.
-    pub fn put_upload(&mut self, sha256: Sha256, upload: &Upload) -> Result<()> {
-        self.uploads.insert(sha256.as_bytes(), &*render("uploads", upload)?)?;
-        Ok(())
-    }
-
-    /// Forgets that an object has come in in part.
-    pub fn remove_upload(&mut self, sha256: Sha256) -> Result<()> {
-        self.uploads.remove(sha256.as_bytes())?;
-        Ok(())
-    }
-
-    /// The objects that have come in in part, and of which nothing came since before this time.
-    pub fn uploads_before(&self, time: u64) -> Result<Vec<Sha256>> {
-        let mut old = Vec::new();
-        for entry in self.uploads.iter()? {
-            let (sha256, row) = entry?;
-            if parse::<Upload>("uploads", row.value())?.at < time {
-                old.push(Sha256::from(*sha256.value()));
-            }
-        }
-        Ok(old)
-    }
-
-    /// What was withdrawn from a customer lately.
-    pub fn withdrawn(&self, customer: &str) -> Result<Vec<Withdrawn>> {
-        let range = self.withdrawn.range((customer, 0)..=(customer, u64::MAX))?;
-        range.map(|entry| parse("withdrawn", entry?.1.value())).collect()
-    }
-
-    /// Notes what was withdrawn from a customer, and forgets what was before `old`.
-    pub fn withdraw(&mut self, customer: &str, what: &Withdrawn, old: u64) -> Result<()> {
-        let mut kept: Vec<Withdrawn> = self.withdrawn(customer)?;
-        self.withdrawn.retain_in((customer, 0)..=(customer, u64::MAX), |_, _| false)?;
-        kept.retain(|row| row.at >= old && row != what);
-        kept.push(what.clone());
-        for (number, row) in (0..).zip(&kept) {
-            self.withdrawn.insert((customer, number), &*render("withdrawn", row)?)?;
-        }
-        Ok(())
-    }
-
-    /// A lease.
-    pub fn lease(&self, id: Id) -> Result<Option<Lease>> {
-        self.leases.get(key(id))?.map(|row| parse("leases", row.value())).transpose()
-    }
-
-    /// The standing lease at this path.
-    pub fn lease_at(&self, path: &str) -> Result<Option<(Id, Lease)>> {
-        let Some(id) = self.paths.get(path)?.map(|id| unkey(id.value())) else { return Ok(None) };
-        Ok(self.lease(id)?.map(|lease| (id, lease)))
-    }
-
-    /// Adds or changes a lease.
-    pub fn put_lease(&mut self, id: Id, lease: &Lease) -> Result<()> {
-        let row = render("leases", lease)?;
-        let old: Option<Lease> =
-            self.leases.insert(key(id), &*row)?.map(|row| parse("leases", row.value())).transpose()?;
-        match &old {
-            Some(old) if old.due() == lease.due() => {}
-            Some(old) => {
-                self.due.remove((old.due(), key(id)))?;
-                self.due.insert((lease.due(), key(id)), ())?;
-            }
-            None => {
-                self.due.insert((lease.due(), key(id)), ())?;
-                self.paths.insert(&*path_key(id, lease), key(id))?;
-                self.holders.insert((lease.sha256.as_bytes(), key(id)), ())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops a lease.
-    pub fn remove_lease(&mut self, id: Id) -> Result<Option<Lease>> {
-        let old: Option<Lease> = self.leases.remove(key(id))?.map(|row| parse("leases", row.value())).transpose()?;
-        if let Some(old) = &old {
-            self.due.remove((old.due(), key(id)))?;
-            self.paths.remove(&*path_key(id, old))?;
-            self.holders.remove((old.sha256.as_bytes(), key(id)))?;
-        }
-        Ok(old)
-    }
-
-    /// The leases that the sweep has to look at by this time, at most `limit`.
-    pub fn due(&self, now: u64, limit: usize) -> Result<Vec<Id>> {
-        let range = self.due.range(..=(now, u128::MAX))?;
-        range.take(limit).map(|entry| Ok(unkey(entry?.0.value().1))).collect()
-    }
-
-    /// The leases of a customer whose product and version, where given, are these.
-    pub fn leases_of(&self, customer: &str, product: Option<&str>, version: Option<&str>) -> Result<Vec<Id>> {
-        let mut prefix = format!("{customer}/");
-        for part in product.into_iter().chain(version.filter(|_| product.is_some())) {
-            prefix.push_str(part);
-            prefix.push('/');
-        }
-        let mut found = Vec::new();
-        for entry in self.paths.range(&*prefix..)? {
-            let (path, id) = entry?;
-            if !path.value().starts_with(&prefix) {
-                break;
-            }
-            found.push(unkey(id.value()));
-        }
-        Ok(found)
-    }
-
-    /// A used grant.
-    pub fn grant(&self, use_by: u64, id: Id) -> Result<Option<UsedGrant>> {
-        self.grants.get((use_by, key(id)))?.map(|row| parse("grants", row.value())).transpose()
-    }
-
-    /// Marks a grant as used.
-    pub fn put_grant(&mut self, use_by: u64, id: Id, used: &UsedGrant) -> Result<()> {
-        self.grants.insert((use_by, key(id)), &*render("grants", used)?)?;
-        Ok(())
-    }
-
-    /// Makes a grant one that was not used.
-    pub fn remove_grant(&mut self, use_by: u64, id: Id) -> Result<()> {
-        self.grants.remove((use_by, key(id)))?;
-        Ok(())
-    }
-
-    /// Forgets grants that could be used until before this time, at most `limit` of them; says how many.
-    pub fn forget_grants(&mut self, before: u64, limit: usize) -> Result<usize> {
-        let old: std::result::Result<Vec<_>, redb::StorageError> =
-            self.grants.range(..(before, 0))?.take(limit).map(|entry| Ok(entry?.0.value())).collect();
-        let old = old?;
-        for grant in &old {
-            self.grants.remove(*grant)?;
-        }
-        Ok(old.len())
-    }
-
-    /// Records a transfer that begins; its number is a new one.
-    pub fn begin_transfer(&mut self, transfer: &Transfer) -> Result<u64> {
-        let number = self.number(Number::Transfer)? + 1;
-        self.set_number(Number::Transfer, number)?;
-        self.transfers.insert(number, &*render("transfers", transfer)?)?;
-        Ok(number)
-    }
-
-    /// Notes how far a transfer is; nothing when it has ended.
-    pub fn note_transfer(&mut self, number: u64, bytes: u64, milliseconds: u64) -> Result<()> {
-        let row = self.transfers.get(number)?.map(|row| parse::<Transfer>("transfers", row.value())).transpose()?;
-        if let Some(mut transfer) = row {
-            transfer.bytes = transfer.bytes.max(bytes);
-            transfer.milliseconds = transfer.milliseconds.max(milliseconds);
-            self.transfers.insert(number, &*render("transfers", &transfer)?)?;
-        }
-        Ok(())
-    }
-
-    /// Takes a transfer that ends.
-    pub fn end_transfer(&mut self, number: u64) -> Result<Option<Transfer>> {
-        self.transfers.remove(number)?.map(|row| parse("transfers", row.value())).transpose()
-    }
-
-    /// The transfers that have not ended.
-    pub fn open_transfers(&self) -> Result<Vec<u64>> {
-        self.transfers.iter()?.map(|entry| Ok(entry?.0.value())).collect()
-    }
-
-    /// Puts an event into the outbox, with the next number.
-    pub fn log(&mut self, event: &Event) -> Result<u64> {
-        let seq = self.last_logged()? + 1;
-        self.outbox.insert(seq, &*render("outbox", event)?)?;
-        self.audit = Some(seq);
-        Ok(seq)
-    }
-
-    fn last_logged(&self) -> Result<u64> {
-        match self.audit {
-            Some(last) => Ok(last),
-            None => self.number(Number::Audit),
-        }
-    }
-
-    /// Has the events of the outbox, and those to come, follow this number. For a ledger that has sent none of them.
-    pub fn number_after(&mut self, after: u64) -> Result<()> {
-        let last = self.last_logged()?;
-        if after > 0 {
-            // The last one first: what it moves to is above all others, or was left just now.
-            for seq in (1..=last).rev() {
-                let row = self.outbox.remove(seq)?.map(|row| row.value().to_vec());
-                if let Some(row) = row {
-                    self.outbox.insert(seq + after, &*row)?;
-                }
-            }
-            self.audit = Some(last + after);
-        }
-        self.set_number(Number::Unsent, 0)
-    }
-
-    /// Drops what the database has acknowledged.
-    pub fn acknowledge(&mut self, upto: u64) -> Result<()> {
-        self.outbox.retain_in(..=upto, |_, _| false)?;
-        Ok(())
-    }
+/// Brings a ledger of a form before to the present one, all of it or nothing.
+fn upgrade(db: &Database, root: &Path, log_bytes: u64) -> Result<()> {
+    // It counts from the moment that the ledger says so.
+    make_log(root, log_bytes)?;
+    let leases: Vec<_> = Reader::new(&db.begin_read()?)?.leases(0)?.collect::<Result<_>>()?;
+    let mark =
+        getrandom::u64().map_err(|e| LedgerError::Create { path: root.join(LOG), source: io::Error::other(e) })?;
+    durably(db, |txn| {
+        leases.iter().try_for_each(|(id, lease)| txn.hold(*id, lease))?;
+        txn.set_number(Number::Mark, mark)?;
+        txn.set_number(Number::Schema, SCHEMA)
+    })?;
+    tracing::info!(leases = leases.len(), "the ledger was brought to schema {SCHEMA}");
+    Ok(())
 }
 
 /// The path of a lease as a key. That of a one-time lease has the lease as one more part, so that it is not that of a standing one.

@@ -3,7 +3,7 @@
 //! # Parts
 //!
 //! - [`tree`]: the files. An object lies once in the storeroom; staging it is a hard link, so it takes no time and no space.
-//! - [`ledger`]: what is leased, what was used, what the database has still to be told; one redb file.
+//! - [`ledger`]: what is leased, what was used, what the database has still to be told; a redb file with a log in front.
 //! - [`engine`]: the one writer of both, with the order of durable steps. [`reconcile`]: what start-up does with what it finds.
 //! - [`grants`]: what the database signed. [`ingest`]: how objects come in. [`service`]: what commlinkd brings.
 //! - [`verify`]: reads objects again, in the background. `down`: what is answered while the disk does not work.

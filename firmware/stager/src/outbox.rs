@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_page_always_fits_a_tobj() {
         let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(dir.path(), dir.path(), true, 1 << 20).unwrap();
+        let ledger = Ledger::open(dir.path(), dir.path(), true, crate::testkit::SIZES).unwrap();
         let mut event = Event::new(u64::MAX, AuditEvent::StageRefused).outcome("\"".repeat(Text::MAX));
         event.customer = Some("&".repeat(Text::MAX));
         event.address = Some("'".repeat(Text::MAX));

@@ -6,7 +6,7 @@ use crate::database::Database;
 use crate::engine::{Engine, EngineError, Grace, Rules};
 use crate::grants::{KeyError, Verifier};
 use crate::ingest::Intake;
-use crate::ledger::{Ledger, LedgerError, Number};
+use crate::ledger::{Ledger, LedgerError, Number, Sizes};
 use crate::logins::{Cache, Door};
 use crate::reconcile::{Report, reconcile};
 use crate::revocations::{self, Watch};
@@ -194,7 +194,8 @@ impl Storage {
         let wrong = |source| RunError::Tree { path: config.root.clone(), source };
         let tree = Arc::new(Tree::open(&config.root).map_err(wrong)?);
         let empty = tree.is_empty().map_err(wrong)?;
-        let ledger = Ledger::open(&config.root, &tree.incoming_path(), empty, config.ledger_cache_bytes)?;
+        let sizes = Sizes { cache: config.ledger_cache_bytes, log: config.ledger_log_bytes };
+        let ledger = Ledger::open(&config.root, &tree.incoming_path(), empty, sizes)?;
         let clock = Clock::new(Arc::new(System), ledger.read()?.number(Number::Clock)?);
         let found = reconcile(&ledger, &tree, grace(config), clock.now())?;
         tracing::info!("ledger and tree agree: {found}");

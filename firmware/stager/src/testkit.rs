@@ -3,7 +3,7 @@
 use crate::clock::{Clock, tests::Fake};
 use crate::engine::{Answer, Engine, EngineError, Grace, Handle, Rules, Work};
 use crate::grants::Grant;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Sizes};
 use crate::reconcile::{Report, reconcile};
 use crate::rows::{Event, Lease, Object};
 use crate::tree::{Place, Tree};
@@ -18,6 +18,8 @@ use tokio::sync::oneshot;
 pub(crate) const NOW: u64 = 1_800_000_000;
 pub(crate) const CONTENT: &[u8] = b"the content of an object";
 pub(crate) const GRACE: Grace = Grace { standing: 100, one_time: 50 };
+/// A log so short that it is begun anew again and again.
+pub(crate) const SIZES: Sizes = Sizes { cache: 1 << 20, log: *crate::ledger::log::BOUNDS.start() };
 pub(crate) const RULES: Rules = Rules { grace: GRACE, reserve: 0, upload_keep: 1000 };
 
 pub(crate) struct Kit {
@@ -44,7 +46,7 @@ impl Kit {
     pub(crate) fn open(dir: tempfile::TempDir) -> (Self, Report) {
         let tree = Arc::new(Tree::open(dir.path()).unwrap());
         let empty = tree.is_empty().unwrap();
-        let ledger = Arc::new(Ledger::open(dir.path(), &tree.incoming_path(), empty, 1 << 20).unwrap());
+        let ledger = Arc::new(Ledger::open(dir.path(), &tree.incoming_path(), empty, SIZES).unwrap());
         let time = Fake::at(NOW);
         let clock = Clock::new(time.clone(), 0);
         let report = Report { milliseconds: 0, ..reconcile(&ledger, &tree, GRACE, clock.now()).unwrap() };

@@ -11,7 +11,7 @@ use stager::engine::{Answer, Engine, Grace, Handle, Rules, Work};
 use stager::grants::Grant;
 use stager::ingest::Intake;
 use stager::killpoint::{self, Point};
-use stager::ledger::Ledger;
+use stager::ledger::{Ledger, Sizes};
 use stager::reconcile::{Report, reconcile};
 use stager::rows::State;
 use stager::tree::{Place, Tree};
@@ -26,6 +26,8 @@ use tokio::sync::watch;
 
 const CONTENT: &[u8] = b"what must not get lost";
 const GRACE: Grace = Grace { standing: 0, one_time: 0 };
+/// A log so short that it is begun anew in the middle of the work.
+const SIZES: Sizes = Sizes { cache: 1 << 20, log: 64 << 10 };
 const RULES: Rules = Rules { grace: GRACE, reserve: 0, upload_keep: 3600 };
 
 /// What somebody was told, and what he had asked for without an answer yet.
@@ -49,7 +51,7 @@ struct Told {
 /// Opens what is left, as a start does, and holds it against what was told.
 fn check(root: &Path, told: &Told, label: &str) -> Report {
     let tree = Tree::open(root).unwrap();
-    let ledger = Ledger::open(root, &tree.incoming_path(), tree.is_empty().unwrap(), 1 << 20);
+    let ledger = Ledger::open(root, &tree.incoming_path(), tree.is_empty().unwrap(), SIZES);
     let ledger = ledger.unwrap_or_else(|e| panic!("{label}: {}", daemon::report(&e)));
     let now = Clock::new(Arc::new(System), 0).now();
     let report = reconcile(&ledger, &tree, GRACE, now).unwrap_or_else(|e| panic!("{label}: {}", daemon::report(&e)));
@@ -101,7 +103,7 @@ fn agree(tree: &Tree, ledger: &Ledger, told: &Told, label: &str) {
 /// Every lease has one record of its beginning, and each that is gone one of its end. No record was sent to anybody.
 fn audited(root: &Path, told: &Told, label: &str) {
     let tree = Tree::open(root).unwrap();
-    let ledger = Ledger::open(root, &tree.incoming_path(), false, 1 << 20).unwrap();
+    let ledger = Ledger::open(root, &tree.incoming_path(), false, SIZES).unwrap();
     let read = ledger.read().unwrap();
     let (mut begun, mut ended) = (BTreeMap::new(), BTreeMap::new());
     for entry in read.outbox(0).unwrap() {
@@ -267,7 +269,7 @@ fn child() {
     let root = dir.join("srv");
     let tree = Arc::new(Tree::open(&root).unwrap());
     let empty = tree.is_empty().unwrap();
-    let ledger = Arc::new(Ledger::open(&root, &tree.incoming_path(), empty, 1 << 20).unwrap());
+    let ledger = Arc::new(Ledger::open(&root, &tree.incoming_path(), empty, SIZES).unwrap());
     let clock = Clock::new(Arc::new(System), 0);
     reconcile(&ledger, &tree, GRACE, clock.now()).unwrap();
     if what == "recover" {
@@ -347,7 +349,7 @@ fn the_ledgers_disk_fails_at_any_sync() {
         let root = dir.path();
         let disk = fragile::Disk::new(seed);
         let tree = Arc::new(Tree::open(root).unwrap());
-        let ledger = Arc::new(Ledger::on_backend(disk.backend()).unwrap());
+        let ledger = Arc::new(Ledger::on_backends(disk.ledger(), disk.log(), SIZES.log).unwrap());
         disk.fail_at(fail_at);
         let clock = Clock::new(Arc::new(System), 0);
         let told = Mutex::new(Told::default());
@@ -375,7 +377,7 @@ fn the_ledgers_disk_fails_at_any_sync() {
         let label = format!("sync {fail_at}");
         let failed = disk.failed();
         disk.revive();
-        let ledger = Ledger::on_backend(disk.backend()).unwrap();
+        let ledger = Ledger::on_backends(disk.ledger(), disk.log(), SIZES.log).unwrap();
         let report = reconcile(&ledger, &tree, GRACE, clock.now()).unwrap();
         assert_eq!((report.strays, report.relinked, report.broken), (0, 0, 0), "{label}: {report:?}");
         agree(&tree, &ledger, &told.into_inner().unwrap(), &label);
@@ -491,7 +493,8 @@ async fn started(site: &Site) -> tokio::process::Child {
 /// Kills the real daemon under load, again and again on one directory.
 async fn kill_rounds(rounds: u64, seed: u64) {
     const WORKERS: u64 = 64;
-    let site = Site::below(&scratch(), "standing_grace_seconds = 0\none_time_grace_seconds = 0");
+    let site =
+        Site::below(&scratch(), "standing_grace_seconds = 0\none_time_grace_seconds = 0\nledger_log_bytes = 262144");
     let site = Arc::new(site);
     let told = Arc::new(Mutex::new(Told::default()));
     let acks = Arc::new(watch::Sender::new(0));
@@ -527,7 +530,7 @@ fn account_for(site: &Site, told: &Told) {
         known.audit.iter().map(|(seq, record)| (*seq, (record.event, record.lease))).collect()
     });
     let tree = Tree::open(site.root()).unwrap();
-    let ledger = Ledger::open(site.root(), &tree.incoming_path(), false, 1 << 20).unwrap();
+    let ledger = Ledger::open(site.root(), &tree.incoming_path(), false, SIZES).unwrap();
     let read = ledger.read().unwrap();
     for entry in read.outbox(0).unwrap() {
         let (seq, event) = entry.unwrap();

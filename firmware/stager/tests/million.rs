@@ -5,7 +5,7 @@ use stager::clock::{Clock, System};
 use stager::engine::{Engine, Grace, Handle, Rules, Work};
 use stager::grants::Grant;
 use stager::ingest::Intake;
-use stager::ledger::Ledger;
+use stager::ledger::{Ledger, Sizes};
 use stager::reconcile::{Report, reconcile};
 use stager::tree::Tree;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ const CONTENT: &[u8] = b"what everybody wants";
 const GRACE: Grace = Grace { standing: 0, one_time: 0 };
 const RULES: Rules = Rules { grace: GRACE, reserve: 0, upload_keep: 3600 };
 /// Memory for the pages of the ledger, as by default.
-const CACHE: usize = 64 << 20;
+const SIZES: Sizes = Sizes { cache: 64 << 20, log: 4 << 20 };
 /// Stagings in flight while many are made.
 const AT_ONCE: u64 = 128;
 fn grant(sha256: Sha256, n: u64, customers: u64) -> Grant {
@@ -56,7 +56,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 fn open(root: &Path) -> (Arc<Tree>, Arc<Ledger>, Report, Duration) {
     let begun = Instant::now();
     let tree = Arc::new(Tree::open(root).unwrap());
-    let ledger = Ledger::open(root, &tree.incoming_path(), tree.is_empty().unwrap(), CACHE).unwrap();
+    let ledger = Ledger::open(root, &tree.incoming_path(), tree.is_empty().unwrap(), SIZES).unwrap();
     let opened = begun.elapsed();
     let report = reconcile(&ledger, &tree, GRACE, Clock::new(Arc::new(System), 0).now()).unwrap();
     (tree, Arc::new(ledger), report, opened)

@@ -35,8 +35,14 @@ async fn leave_record(site: &Site, stager: &Running, n: u8) {
     assert_eq!(fault(&stager.stage(n, site.grant(n, Standing, unknown.as_bytes())).await), Some(Fault::NotFound));
 }
 
-fn ledger(site: &Site) -> PathBuf {
-    site.root().join(stager::ledger::FILE)
+/// The files that are the ledger, to be put back at another time.
+fn copy(site: &Site) -> Vec<(PathBuf, Vec<u8>)> {
+    let paths = [stager::ledger::FILE, stager::ledger::LOG].map(|name| site.root().join(name));
+    paths.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+fn put_back(copy: Vec<(PathBuf, Vec<u8>)>) {
+    copy.into_iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
 }
 
 fn trail(site: &Site) -> Vec<AuditRecord> {
@@ -91,10 +97,10 @@ async fn a_new_ledger_goes_on_after_the_records_of_the_one_before() {
 async fn a_ledger_that_was_put_back_tells_nothing_twice() {
     let site = Site::new();
     life(&site, 1..4).await;
-    let copy = std::fs::read(ledger(&site)).unwrap();
+    let copy = copy(&site);
     life(&site, 4..6).await;
     let known = trail(&site);
-    std::fs::write(ledger(&site), &copy).unwrap();
+    put_back(copy);
     let stager = site.start();
     let told = outbox_until(&stager, "it is noticed before there is any record", |outbox| !outbox.healthy).await;
     let words = "the ledger has gone back: the database has audit records up to 5, this ledger ends at 3";
@@ -126,12 +132,12 @@ async fn a_copy_from_before_the_first_record_was_sent_is_not_new() {
     leave_record(&site, &stager, 1).await;
     leave_record(&site, &stager, 2).await;
     stager.stop().await;
-    let copy = std::fs::read(ledger(&site)).unwrap();
+    let copy = copy(&site);
     site.database.with(|known| known.down = false);
     life(&site, 3..4).await;
     let known = trail(&site);
     assert_eq!(known.len(), 3);
-    std::fs::write(ledger(&site), &copy).unwrap();
+    put_back(copy);
     let stager = site.start();
     let told = outbox_until(&stager, "it is noticed", |outbox| !outbox.healthy).await;
     assert!(told.detail.as_str().starts_with("the ledger has gone back"), "{told:?}");

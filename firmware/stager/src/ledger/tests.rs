@@ -1,5 +1,5 @@
 use super::*;
-use crate::rows::{State, tests::lease};
+use crate::rows::{Event, State, UsedGrant, tests::lease};
 use tobj::AuditEvent;
 
 fn id(n: u8) -> Id {
@@ -7,7 +7,7 @@ fn id(n: u8) -> Id {
 }
 
 fn open(dir: &Path, empty: bool) -> Result<Ledger> {
-    Ledger::open(dir, dir, empty, 1 << 20)
+    Ledger::open(dir, dir, empty, crate::testkit::SIZES)
 }
 
 #[test]
@@ -33,29 +33,148 @@ fn a_ledger_is_made_once_and_never_over_files() {
     assert!(open(dir.path(), true).is_err(), "an empty file is not a ledger");
 }
 
-/// The form before had neither holders nor uploads nor withdrawals.
+/// The first form had neither holders nor uploads nor withdrawals, the second one no log.
 #[test]
-fn a_ledger_of_the_form_before_is_brought_up() {
+fn a_ledger_of_a_form_before_is_brought_up() {
+    for form in [FIRST, BEFORE] {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = open(dir.path(), true).unwrap();
+        ledger.write(|txn| (1..=3).try_for_each(|n| txn.put_lease(id(n), &lease(LeaseKind::OneTime)))).unwrap();
+        ledger.checkpoint().unwrap();
+        drop(ledger);
+        std::fs::remove_file(dir.path().join(LOG)).unwrap();
+        let db = Database::open(dir.path().join(FILE)).unwrap();
+        durably(&db, |txn| txn.set_number(Number::Schema, form)).unwrap();
+        let write = db.begin_write().unwrap();
+        write.open_table(META).unwrap().remove(Number::Mark.key()).unwrap();
+        if form == FIRST {
+            assert!(write.delete_table(HOLDERS).unwrap() && write.delete_table(UPLOADS).unwrap());
+            assert!(write.delete_table(WITHDRAWN).unwrap());
+        }
+        write.commit().unwrap();
+        drop(db);
+        for _ in 0..2 {
+            let ledger = open(dir.path(), false).unwrap();
+            let object = lease(LeaseKind::OneTime).sha256;
+            assert_eq!(ledger.read().unwrap().number(Number::Schema).unwrap(), SCHEMA);
+            assert!(ledger.read().unwrap().number(Number::Mark).unwrap() != 0);
+            assert_eq!(ledger.write(|txn| txn.holders(object, None, 9)).unwrap(), [id(1), id(2), id(3)]);
+        }
+        open(dir.path(), false).unwrap().write(|txn| txn.set_number(Number::Schema, SCHEMA + 1)).unwrap();
+        assert!(matches!(open(dir.path(), false), Err(LedgerError::Schema(4))), "one of a later version is left alone");
+    }
+}
+
+#[test]
+fn a_ledger_without_its_log_is_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path(), true).unwrap());
+    let log = dir.path().join(LOG);
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::rename(&log, dir.path().join("aside")).unwrap();
+    assert!(matches!(open(dir.path(), true), Err(LedgerError::NoLog(path)) if path == log));
+    assert!(!log.exists(), "none is made in its place");
+    std::fs::rename(dir.path().join("aside"), &log).unwrap();
+    open(dir.path(), false).unwrap();
+}
+
+/// The files as a kill leaves them, opened as the next start does.
+fn killed(dir: &Path) -> Ledger {
+    let copy = dir.join("copy");
+    let _ = std::fs::remove_dir_all(&copy);
+    std::fs::create_dir(&copy).unwrap();
+    for name in [FILE, LOG] {
+        std::fs::copy(dir.join(name), copy.join(name)).unwrap();
+    }
+    open(&copy, false).unwrap()
+}
+
+/// Everything that is in it but what it knows of its log.
+fn content(ledger: &Ledger) -> Vec<String> {
+    use redb::ReadableTable;
+    let read = ledger.db.begin_read().unwrap();
+    let mut rows = Vec::new();
+    macro_rules! rows {
+        ($($table:ident),*) => {$(
+            for entry in read.open_table($table).unwrap().iter().unwrap() {
+                let (key, value) = entry.unwrap();
+                rows.push(format!("{} {:?} {:?}", stringify!($table), key.value(), value.value()));
+            }
+        )*};
+    }
+    rows!(META, OBJECTS, LEASES, PATHS, DUE, HOLDERS, UPLOADS, WITHDRAWN, GRANTS, TRANSFERS, OUTBOX);
+    rows.retain(|row| !row.starts_with("META \"held\""));
+    rows
+}
+
+/// One change of each kind, none of which leaves the ledger as it was.
+fn change(txn: &mut Txn<'_>, kind: u8, n: u8) -> Result<()> {
+    let (time, one) = (u64::from(n), lease(LeaseKind::OneTime));
+    match kind {
+        0 => txn.put_lease(id(n), &Lease { expires: time, ..one })?,
+        1 => drop(txn.remove_lease(id(n))?),
+        2 => txn.put_lease(id(n), &Lease { state: State::Ending(time), ..one })?,
+        3 => txn.put_object([n; 32].into(), &crate::rows::Object::new(time, 1, 2))?,
+        4 => txn.remove_object([n; 32].into())?,
+        5 => {
+            let upload = crate::rows::Upload { size: 9, durable: time, hash: String::new(), at: 1 };
+            txn.put_upload([n; 32].into(), &upload)?;
+        }
+        6 => txn.remove_upload([n; 32].into())?,
+        7 => txn.put_grant(time, id(n), &UsedGrant { request: id(1), lease: id(n), expires: 5 })?,
+        8 => drop(txn.forget_grants(time, 3)?),
+        9 => {
+            let what = crate::rows::Withdrawn { product: None, version: None, at: time };
+            txn.withdraw("alice", &what, time / 2)?;
+        }
+        10 => drop(txn.log(&Event::new(time, AuditEvent::Login).outcome("x".repeat(9 * usize::from(n))))?),
+        11 => txn.acknowledge(time)?,
+        12 => txn.number_after(time)?,
+        _ => txn.set_number(Number::Clock, time)?,
+    }
+    Ok(())
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+
+    /// Whatever was changed, in however many transactions, is there after a kill at any time.
+    #[test]
+    fn a_kill_loses_no_change(
+        transactions in proptest::collection::vec(proptest::collection::vec((0..14u8, 0..24u8), 0..6), 1..60),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = open(dir.path(), true).unwrap();
+        let every = transactions.len().div_ceil(3);
+        for (n, changes) in (1..).zip(&transactions) {
+            ledger.write(|txn| changes.iter().try_for_each(|(kind, n)| change(txn, *kind, *n))).unwrap();
+            if n % every == 0 {
+                let after = killed(dir.path());
+                proptest::prop_assert_eq!(content(&after), content(&ledger));
+                // It goes on from there, and may be killed again.
+                after.write(|txn| txn.set_number(Number::Pass, 5)).unwrap();
+                proptest::prop_assert_eq!(content(&killed(&dir.path().join("copy"))), content(&after));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_too_much_for_the_log_goes_to_the_ledger() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path(), true).unwrap();
-    let change = |txn: &mut Txn<'_>| {
-        (1..=3).try_for_each(|n| txn.put_lease(id(n), &lease(LeaseKind::OneTime)))?;
-        txn.set_number(Number::Schema, BEFORE)
-    };
-    ledger.write(change).unwrap();
-    let write = ledger.db.begin_write().unwrap();
-    assert!(write.delete_table(HOLDERS).unwrap() && write.delete_table(UPLOADS).unwrap());
-    assert!(write.delete_table(WITHDRAWN).unwrap());
-    write.commit().unwrap();
-    drop(ledger);
-    for _ in 0..2 {
-        let ledger = open(dir.path(), false).unwrap();
-        let object = lease(LeaseKind::OneTime).sha256;
-        assert_eq!(ledger.read().unwrap().number(Number::Schema).unwrap(), SCHEMA);
-        assert_eq!(ledger.write(|txn| txn.holders(object, None, 9)).unwrap(), [id(1), id(2), id(3)]);
-    }
-    open(dir.path(), false).unwrap().write(|txn| txn.set_number(Number::Schema, SCHEMA + 1)).unwrap();
-    assert!(matches!(open(dir.path(), false), Err(LedgerError::Schema(3))), "one of a later version is left alone");
+    let held = || ledger.read().unwrap().number(Number::Held).unwrap();
+    ledger.write(|txn| txn.set_number(Number::Clock, 1)).unwrap();
+    assert_eq!(held(), 0);
+    let outcome = "x".repeat(usize::try_from(*log::BOUNDS.start()).unwrap());
+    ledger.write(|txn| txn.log(&Event::new(1, AuditEvent::Login).outcome(outcome)).map(drop)).unwrap();
+    assert_eq!(held(), 1, "with it went what was in the log");
+    ledger.write(|txn| txn.set_number(Number::Clock, 2)).unwrap();
+    assert_eq!(content(&killed(dir.path())), content(&ledger));
+    ledger.checkpoint().unwrap();
+    assert_eq!(held(), 2);
+    assert_eq!(content(&killed(dir.path())), content(&ledger));
 }
 
 #[test]

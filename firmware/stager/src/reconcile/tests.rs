@@ -157,7 +157,8 @@ fn a_tree_without_its_ledger_is_not_touched() {
     kit.stop();
     let ledger = kit.path(crate::ledger::FILE);
     std::fs::rename(&ledger, kit.path("ledger.aside")).unwrap();
-    let opened = Ledger::open(kit.dir.path(), &kit.tree.incoming_path(), kit.tree.is_empty().unwrap(), 1 << 20);
+    let opened =
+        Ledger::open(kit.dir.path(), &kit.tree.incoming_path(), kit.tree.is_empty().unwrap(), crate::testkit::SIZES);
     assert!(matches!(opened, Err(LedgerError::Missing(_))));
     assert!(!ledger.exists());
     assert!(kit.path("accounts/alice/maps/1.0/grüße 1.iso").exists());

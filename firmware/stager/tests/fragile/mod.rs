@@ -1,20 +1,25 @@
-//! A disk in memory that fails at a sync: of what was written since the one before, a random part is on it.
+//! A disk in memory with two files, which fails at a sync: of what was written since the one before, a random part is on it.
 
 use redb::StorageBackend;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 const PAGE: usize = 512;
 
-#[derive(Debug)]
-struct State {
+#[derive(Debug, Default)]
+struct File {
     /// What has surely been written.
     durable: Vec<u8>,
     /// What reads see.
     now: Vec<u8>,
     /// Sectors written since the last sync.
-    dirty: BTreeMap<usize, ()>,
+    dirty: BTreeSet<usize>,
+}
+
+#[derive(Debug)]
+struct State {
+    files: [File; 2],
     syncs: u32,
     fail_at: u32,
     failed: bool,
@@ -25,21 +30,24 @@ struct State {
 pub(crate) struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug)]
-struct Backend(Disk);
+struct Backend(Disk, usize);
 
 impl Disk {
     pub(crate) fn new(seed: u64) -> Self {
-        let (durable, now, dirty) = (Vec::new(), Vec::new(), BTreeMap::new());
-        let random = seed | 1;
-        Self(Arc::new(Mutex::new(State { durable, now, dirty, syncs: 0, fail_at: u32::MAX, failed: false, random })))
+        let (files, random) = (Default::default(), seed | 1);
+        Self(Arc::new(Mutex::new(State { files, syncs: 0, fail_at: u32::MAX, failed: false, random })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
 
-    pub(crate) fn backend(&self) -> impl StorageBackend {
-        Backend(self.clone())
+    pub(crate) fn ledger(&self) -> impl StorageBackend {
+        Backend(self.clone(), 0)
+    }
+
+    pub(crate) fn log(&self) -> impl StorageBackend {
+        Backend(self.clone(), 1)
     }
 
     /// The `n`th sync from now fails, and everything after it.
@@ -64,19 +72,21 @@ impl Disk {
 
 impl State {
     fn lose(&mut self) {
-        let mut image = std::mem::take(&mut self.durable);
-        image.resize(self.now.len().max(image.len()), 0);
-        for sector in std::mem::take(&mut self.dirty).into_keys() {
-            self.random ^= self.random << 13;
-            self.random ^= self.random >> 7;
-            self.random ^= self.random << 17;
-            let range = sector * PAGE..((sector + 1) * PAGE).min(self.now.len());
-            if self.random.is_multiple_of(2) && !range.is_empty() {
-                image[range.clone()].copy_from_slice(&self.now[range]);
+        for file in &mut self.files {
+            let mut image = std::mem::take(&mut file.durable);
+            image.resize(file.now.len().max(image.len()), 0);
+            for sector in std::mem::take(&mut file.dirty) {
+                self.random ^= self.random << 13;
+                self.random ^= self.random >> 7;
+                self.random ^= self.random << 17;
+                let range = sector * PAGE..((sector + 1) * PAGE).min(file.now.len());
+                if self.random.is_multiple_of(2) && !range.is_empty() {
+                    image[range.clone()].copy_from_slice(&file.now[range]);
+                }
             }
+            file.durable = image.clone();
+            file.now = image;
         }
-        self.durable = image.clone();
-        self.now = image;
     }
 
     fn alive(&self) -> io::Result<()> {
@@ -86,21 +96,21 @@ impl State {
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.lock().now.len() as u64)
+        Ok(self.0.lock().files[self.1].now.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let state = self.0.lock();
         state.alive()?;
         let start = usize::try_from(offset).unwrap();
-        out.copy_from_slice(&state.now[start..start + out.len()]);
+        out.copy_from_slice(&state.files[self.1].now[start..start + out.len()]);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.0.lock();
         state.alive()?;
-        state.now.resize(usize::try_from(len).unwrap(), 0);
+        state.files[self.1].now.resize(usize::try_from(len).unwrap(), 0);
         Ok(())
     }
 
@@ -112,8 +122,9 @@ impl StorageBackend for Backend {
             state.failed = true;
         }
         state.alive()?;
-        state.durable = state.now.clone();
-        state.dirty.clear();
+        let file = &mut state.files[self.1];
+        file.durable = file.now.clone();
+        file.dirty.clear();
         Ok(())
     }
 
@@ -122,8 +133,9 @@ impl StorageBackend for Backend {
         state.alive()?;
         let start = usize::try_from(offset).unwrap();
         let end = start + data.len();
-        state.now[start..end].copy_from_slice(data);
-        state.dirty.extend((start / PAGE..end.div_ceil(PAGE)).map(|sector| (sector, ())));
+        let file = &mut state.files[self.1];
+        file.now[start..end].copy_from_slice(data);
+        file.dirty.extend(start / PAGE..end.div_ceil(PAGE));
         Ok(())
     }
 }
