@@ -319,7 +319,7 @@ impl Engine {
     /// them would have a commit of his own, and the others would wait for two. Who is alone never waits.
     fn gather(&self, jobs: &[Job], until: &mut Option<Instant>) -> Option<Message> {
         let (count, took) = self.last;
-        if jobs.is_empty() || jobs.len() >= count {
+        if jobs.is_empty() || 2 * jobs.len() > count {
             return None;
         }
         let until = *until.get_or_insert_with(|| Instant::now() + (took / 8).min(GATHER));

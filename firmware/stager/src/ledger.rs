@@ -5,16 +5,16 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | `meta` | name | number: `schema`, last audit number, last transfer, kept time, last revocation, … ([`Number`]) |
-//! | `objects` | SHA-256 | [`Object`] |
+//! | `objects` | SHA-256 | [`Object`](crate::rows::Object) |
 //! | `leases` | id | [`Lease`] |
 //! | `paths` | customer/product/version/file, for a one-time lease also its id | id of the lease |
 //! | `due` | (time, id) | nothing: when the sweep looks at a lease |
 //! | `holders` | (SHA-256, id) | nothing: which leases are for an object |
-//! | `uploads` | SHA-256 | [`Upload`]: an object that has come in in part |
-//! | `withdrawn` | (customer, number) | [`Withdrawn`]: rights that were taken away lately |
-//! | `grants` | (use-by, id) | [`UsedGrant`]; both are in the signed token, and by the time they can be forgotten in order |
-//! | `transfers` | number | [`Transfer`] that has not ended |
-//! | `outbox` | audit number | [`Event`] that the database has not acknowledged |
+//! | `uploads` | SHA-256 | [`Upload`](crate::rows::Upload): an object that has come in in part |
+//! | `withdrawn` | (customer, number) | [`Withdrawn`](crate::rows::Withdrawn): rights that were taken away lately |
+//! | `grants` | (use-by, id) | [`UsedGrant`](crate::rows::UsedGrant); both are in the signed token, and by the time they can be forgotten in order |
+//! | `transfers` | number | [`Transfer`](crate::rows::Transfer) that has not ended |
+//! | `outbox` | audit number | [`Event`](crate::rows::Event) that the database has not acknowledged |
 //!
 //! Every change is one transaction of [`Ledger::write`], durable when it returns; `paths`, `due` and `holders` follow `leases` by
 //! themselves.

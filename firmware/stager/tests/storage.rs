@@ -192,7 +192,9 @@ impl Small {
         let script = "mount -t tmpfs -o size=8m none \"$1\" && { \"$2\" --config \"$3\" & } && \
                       while read -r line; do eval \"$line\" && echo done; done; kill $!; wait $!";
         let shell = tokio::process::Command::new("unshare")
-            .args(if my_uid() == 0 { &["--mount"][..] } else { &["--mount", "--map-root-user"][..] })
+            // With the shell go all of its children, also when the test fails.
+            .args(["--mount", "--pid", "--fork", "--kill-child"])
+            .args((my_uid() != 0).then_some("--map-root-user"))
             .args(["sh", "-c", script, "sh"])
             .arg(site.root())
             .arg(env!("CARGO_BIN_EXE_stagerd"))

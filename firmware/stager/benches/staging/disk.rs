@@ -78,8 +78,8 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    pub(crate) fn new(dir: &Path) -> Self {
-        let file = OpenOptions::new().create_new(true).write(true).open(dir.join("page")).unwrap();
+    pub(crate) fn new(dir: &Path, name: &str) -> Self {
+        let file = OpenOptions::new().create_new(true).write(true).open(dir.join(name)).unwrap();
         file.write_all_at(&[0; 4096], 0).unwrap();
         file.sync_all().unwrap();
         Self { file, count: 0 }
@@ -91,6 +91,37 @@ impl Page {
         self.file.write_all_at(&[self.count; 4096], 0).unwrap();
         let begun = Instant::now();
         self.file.sync_data().unwrap();
+        begun.elapsed()
+    }
+}
+
+/// What a staging does on the disk, and nothing else.
+pub(crate) struct Steps {
+    log: Page,
+    tickets: PathBuf,
+    object: PathBuf,
+    next: u64,
+}
+
+impl Steps {
+    pub(crate) fn new(parent: &Path) -> Self {
+        let (tickets, object) = (parent.join("steps"), parent.join("linked"));
+        std::fs::create_dir(&tickets).unwrap();
+        std::fs::write(&object, [7; 1024]).unwrap();
+        Self { log: Page::new(parent, "log"), tickets, object, next: 0 }
+    }
+
+    /// One staging.
+    pub(crate) fn take(&mut self) -> Duration {
+        self.next += 1;
+        let ticket = self.tickets.join(self.next.to_string());
+        let begun = Instant::now();
+        self.log.sync();
+        std::fs::create_dir(&ticket).unwrap();
+        std::fs::hard_link(&self.object, ticket.join("file")).unwrap();
+        for dir in [&ticket, &self.tickets] {
+            File::open(dir).unwrap().sync_all().unwrap();
+        }
         begun.elapsed()
     }
 }

@@ -3,9 +3,11 @@
 //! Prints rows as JSON on standard output, what it is at on standard error. It works in `FFS_BENCH_DIR`, or below `target/`: set it
 //! to measure another disk or file system.
 //!
-//! - *latency*: one staging at a time, alternating with one `fdatasync` of a 4 KiB page that was written to a file of its own.
-//! - *size*: the same for objects from 1 KiB to 10 GiB. Their blocks are allocated, with `fallocate`; they read as zeros and have the
-//!   hash of that. Staging reads none of it, so what is in the blocks does not matter, and that they are there does.
+//! - *latency*: one staging at a time, alternating with one `fdatasync` of a 4 KiB page that was written to a file of its own, and with
+//!   the steps on the disk that a staging cannot do without: a page written and synced, a directory, a link in it, both directories synced.
+//! - *size*: the same for objects from 1 KiB to 10 GiB; the ratio is the median of those within a round, in which each has its turn.
+//!   Their blocks are allocated, with `fallocate`; they read as zeros and have the hash of that. Staging reads none of it, so what is in
+//!   the blocks does not matter, and that they are there does.
 //! - *in flight*: 64 stagings at a time, beside batches of 64 without grants, leases and audit: a directory and a link for each, the
 //!   directories synced by 16 threads. What is compared is links a second.
 //! - *cp*: what the same objects cost who has no links: a copy, synced.
@@ -17,7 +19,7 @@ mod disk;
 
 use common::Site;
 use daemon::ipc::Client;
-use disk::{Bare, Page};
+use disk::{Bare, Page, Steps};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Stdio;
@@ -88,8 +90,8 @@ impl Bench {
 
     async fn latency(&mut self, objects: &[(&'static str, u64, Sha256)]) -> Vec<Value> {
         eprintln!("one staging at a time, of {} objects, alternating with fdatasync", objects.len());
-        let mut page = Page::new(self.site.dir.path());
-        let (mut all, mut syncs) = (Vec::new(), Vec::new());
+        let (mut page, mut bare) = (Page::new(self.site.dir.path(), "page"), Steps::new(self.site.dir.path()));
+        let (mut all, mut syncs, mut steps) = (Vec::new(), Vec::new(), Vec::new());
         let mut by_size = vec![Vec::new(); objects.len()];
         // What a sync takes changes from one moment to the next, so that the sizes take turns. Each turn begins with another one.
         for round in 0..EACH {
@@ -104,6 +106,7 @@ impl Bench {
                 by_size[which].push(took);
                 all.push(took);
                 syncs.push(page.sync());
+                steps.push(bare.take());
             }
         }
         let n = all.len();
@@ -120,10 +123,19 @@ impl Bench {
                 n,
             ),
         ];
-        let least = quantile(&mut by_size[0], 0.5);
+        let median = ms(quantile(&mut all, 0.5));
+        rows.push(row("staging, median", median, "ms", "its steps on the disk", ms(quantile(&mut steps, 0.5)), n));
+        let least = by_size[0].clone();
         for (times, (name, ..)) in by_size.iter_mut().zip(objects).skip(1) {
-            let (name, peer) = (format!("staging {name}, median"), format!("staging {}, median", objects[0].0));
-            rows.push(row(&name, ms(quantile(times, 0.5)), "ms", &peer, ms(least), EACH));
+            // Each beside the smallest of its own round: where a wait takes now this, now five times as long, two medians may be on
+            // either side of that for no reason.
+            let mut ratios: Vec<_> = times.iter().zip(&least).map(|(t, l)| t.as_secs_f64() / l.as_secs_f64()).collect();
+            ratios.sort_by(f64::total_cmp);
+            let (name, peer) = (format!("staging {name}, median"), format!("staging {}, same round", objects[0].0));
+            let mut sized =
+                row(&name, ms(quantile(times, 0.5)), "ms", &peer, ms(quantile(&mut least.clone(), 0.5)), EACH);
+            sized["ratio"] = ratios[ratios.len() / 2].into();
+            rows.push(sized);
         }
         rows
     }

@@ -15,7 +15,7 @@
 //! | 32 | 8 | the ledger's mark, so that no other ledger's log is taken for this one's |
 //! | 40 | 8 | number; each record's is one more than the last one's, from 1 |
 //! | 48 | 4 | bytes of the changes |
-//! | 52 | | the changes ([`super::changes`]) |
+//! | 52 | | the changes (see the module `changes`) |
 //! | | | zeros up to the next record |
 //!
 //! Numbers are little-endian. No record shares a block with another, so that none is written again once it was acknowledged.

@@ -24,14 +24,14 @@ const XFS: &[host::Tool] = &[
 /// Bytes of that XFS, of which only what is written takes space.
 const DISK: &str = "14G";
 
-/// The loop device and the mount go with the last process in them.
+/// The loop device and the mount go with the last process in them. It is mounted as an appliance does it.
 const MOUNTED: &str = r#"
     dir=$1 size=$2; shift 2
     truncate --size "$size" "$dir/disk"
     mkfs.xfs -q "$dir/disk"
     mkdir "$dir/srv"
     loop=$(losetup --find --show --direct-io=on "$dir/disk")
-    mount "$loop" "$dir/srv" || { losetup --detach "$loop"; exit 1; }
+    mount -o noatime,logbsize=256k "$loop" "$dir/srv" || { losetup --detach "$loop"; exit 1; }
     losetup --detach "$loop"
     FFS_BENCH_DIR=$dir/srv exec "$@"
 "#;
