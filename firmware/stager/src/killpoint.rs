@@ -49,6 +49,8 @@ points! {
     BeforeLedgerSync,
     /// The ledger has it, the log was not begun anew.
     AfterLedgerSync,
+    /// A new log is made but has not its name yet.
+    BeforeLogName,
     /// A new ledger is made but has not its name yet.
     BeforeLedgerName,
 }

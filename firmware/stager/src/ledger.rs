@@ -25,12 +25,15 @@
 //! 2. What it changes goes into the [`log`], with one write and one sync. **Now it is durable.**
 //! 3. The transaction is committed in memory, so that readers see it.
 //!
-//! Where the log has no room, the transaction itself is committed durably instead, with the number of the log's last record: a
-//! *checkpoint*. From then on the log is written from its beginning. There is one at the end of the daemon and at each start, too.
+//! Where the log has no room, the transaction itself is committed durably instead, with all before it: a *checkpoint*. From then on the
+//! log is written from its beginning. There is one at the end of the daemon, and at a start that finds records which redb does not have.
 //!
-//! Killed before 2 was done, nothing has happened. Killed after it, the next start finds the record behind those that the ledger holds,
-//! and makes its changes again; that they are there already, in part or all, does not matter. Killed in a checkpoint, redb has all of
-//! it or nothing of it, and what it does not have is still in the log.
+//! Each transaction has a number, which is that of its record, and is committed with it. So redb knows up to which record it holds
+//! everything, whatever became durable in it and when.
+//!
+//! Killed before 2 was done, nothing has happened. Killed after it, the next start finds the record behind those that redb holds, and
+//! makes its changes again. Killed in a checkpoint, redb has all of it or nothing of it; what it does not have then is still in the log,
+//! but for the change that the checkpoint was made with, of which nobody was told.
 
 use crate::killpoint::{Point, hit};
 use crate::rows::Lease;
@@ -101,7 +104,7 @@ pub enum Number {
     Unsent,
     /// What the records of this ledger's log have in front, so that they are not taken for those of another.
     Mark,
-    /// The last record of the log that redb holds for good.
+    /// The last record of the log that redb holds.
     Held,
 }
 
@@ -129,11 +132,13 @@ impl Number {
 pub enum LedgerError {
     /// There is none, but there are files that only a ledger explains.
     #[error(
-        "there is no ledger at {0}, but the storeroom or an account is not empty: put the ledger back; a new one is never made over them"
+        "there is no ledger at {0}, but the storeroom, an account or the ledger's log is not empty: put the ledger back; a new one is never made over them"
     )]
     Missing(PathBuf),
     /// It cannot be opened.
-    #[error("the ledger {path} cannot be opened: put a good copy back; a new one is never made in its place")]
+    #[error(
+        "the ledger {path} cannot be opened: put a good copy of it and its log back; a new one is never made in its place"
+    )]
     Open {
         /// The file.
         path: PathBuf,
@@ -188,7 +193,7 @@ impl LedgerError {
                     | redb::Error::LockPoisoned(_)
             ),
             Self::Missing(_) | Self::NoLog(_) | Self::Schema(_) | Self::Row { .. } => false,
-            Self::Log(LogError::Damaged(_)) => false,
+            Self::Log(LogError::Damaged(_) | LogError::Foreign | LogError::Short(_) | LogError::Form) => false,
         }
     }
 }
@@ -242,16 +247,16 @@ impl Ledger {
         let db = opened.map_err(|e| LedgerError::Open { path, source: Box::new(e.into()) })?;
         match number(&db, Number::Schema)? {
             SCHEMA => {}
-            FIRST | BEFORE => upgrade(&db, root, sizes.log)?,
+            before @ (FIRST | BEFORE) => upgrade(&db, before, root, scratch, sizes.log)?,
             other => return Err(LedgerError::Schema(other)),
         }
-        let path = root.join(LOG);
-        let log = match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LedgerError::NoLog(path)),
-            Err(error) => return Err(LogError::Io(error).into()),
-        };
-        Self::with_log(db, backend(log).map_err(LogError::Io)?, sizes.log)
+        let mut log = take_log(&db, open_log(root)?)?;
+        if log.len() != sizes.log {
+            // The ledger holds all that was in it.
+            make_log(root, scratch, sizes.log)?;
+            log = take_log(&db, open_log(root)?)?;
+        }
+        Ok(Self { db, log: Mutex::new(log) })
     }
 
     /// A ledger and its log on other stores, for tests of failing disks.
@@ -265,28 +270,15 @@ impl Ledger {
             Log::make(&log, log_bytes).map_err(LogError::Io)?;
             durably(&db, |txn| txn.set_number(Number::Schema, SCHEMA))?;
         }
-        Self::with_log(db, Box::new(log), log_bytes)
-    }
-
-    /// Takes what is in the log, and begins it anew.
-    fn with_log(db: Database, store: Box<dyn StorageBackend>, log_bytes: u64) -> Result<Self> {
-        let (mut log, records) = Log::open(store, number(&db, Number::Mark)?, number(&db, Number::Held)?)?;
-        if !records.is_empty() {
-            durably(&db, |txn| {
-                records.iter().try_for_each(|record| txn.replay(record))?;
-                txn.set_number(Number::Held, log.last())
-            })?;
-            tracing::info!(records = records.len(), "the ledger took what was in its log");
-        }
-        log.begin(log_bytes).map_err(LogError::Io)?;
+        let log = take_log(&db, Box::new(log))?;
         Ok(Self { db, log: Mutex::new(log) })
     }
 
     /// Makes one change, all of it or nothing; durable when this returns.
     ///
     /// # Errors
-    /// What `change` gives, or [`LedgerError`] when it cannot be committed. After that it is not known whether it was, and no other
-    /// change is made.
+    /// What `change` gives; then nothing was done. [`LedgerError`] when it cannot be committed; then it is not known whether it was, and
+    /// no other change is made.
     pub fn write<T>(&self, change: impl FnOnce(&mut Txn<'_>) -> Result<T>) -> Result<T> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let mut write = self.db.begin_write()?;
@@ -302,10 +294,12 @@ impl Ledger {
         log.hold()?;
         if log.append(changes)? {
             hit(Point::AfterLog);
+            hold(&write, &log)?;
             set_durability(&mut write, Durability::None);
             write.commit()?;
             log.release();
         } else {
+            log.pass_over();
             checkpoint(&mut log, write)?;
         }
         Ok(value)
@@ -331,16 +325,27 @@ impl Ledger {
     }
 }
 
-/// Commits a transaction so that redb holds it and all before it for good.
-fn checkpoint(log: &mut Log, mut write: WriteTransaction) -> Result<()> {
+/// Notes with a transaction that redb has everything up to it then.
+fn hold(write: &WriteTransaction, log: &Log) -> Result<()> {
     write.open_table(META)?.insert(Number::Held.key(), log.last())?;
+    Ok(())
+}
+
+/// Commits a transaction so that redb holds it and all before it for good.
+fn checkpoint(log: &mut Log, write: WriteTransaction) -> Result<()> {
+    hold(&write, log)?;
+    commit(write)?;
+    log.restart();
+    Ok(())
+}
+
+fn commit(mut write: WriteTransaction) -> Result<()> {
     hit(Point::BeforeLedgerSync);
     set_durability(&mut write, Durability::Immediate);
     // A start after a kill need not read all of it: that is worth another sync, at this rate.
     write.set_quick_repair(true);
     write.commit()?;
     hit(Point::AfterLedgerSync);
-    log.restart();
     Ok(())
 }
 
@@ -351,16 +356,14 @@ fn set_durability(write: &mut WriteTransaction, durability: Durability) {
 
 /// A change of a ledger whose log is not open yet.
 fn durably<T>(db: &Database, change: impl FnOnce(&mut Txn<'_>) -> Result<T>) -> Result<T> {
-    let mut write = db.begin_write()?;
-    set_durability(&mut write, Durability::Immediate);
-    write.set_quick_repair(true);
+    let write = db.begin_write()?;
     let value = {
         let mut txn = Txn::new(&write)?;
         let value = change(&mut txn)?;
         txn.finish()?;
         value
     };
-    write.commit()?;
+    commit(write)?;
     Ok(value)
 }
 
@@ -372,7 +375,13 @@ fn number(db: &Database, which: Number) -> Result<u64> {
 /// ledger it is nothing.
 fn make(root: &Path, scratch: &Path, path: &Path, log_bytes: u64) -> Result<()> {
     let create = |source| LedgerError::Create { path: path.to_owned(), source };
-    make_log(root, log_bytes)?;
+    // One that was made and never used is all that a start leaves which was cut here.
+    if let Ok(left) = open_log(root)
+        && Log::has_records(&*left).map_err(create)?
+    {
+        return Err(LedgerError::Missing(path.to_owned()));
+    }
+    make_log(root, scratch, log_bytes)?;
     let scratch = &scratch.join("ledger.new");
     match std::fs::remove_file(scratch) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(create(error)),
@@ -394,12 +403,38 @@ fn make(root: &Path, scratch: &Path, path: &Path, log_bytes: u64) -> Result<()> 
     File::open(root).and_then(|d| d.sync_all()).map_err(create)
 }
 
-/// Makes a log in place of whatever is there.
-fn make_log(root: &Path, bytes: u64) -> Result<()> {
+/// Makes a log in place of whatever is there. It has its name once it is whole.
+fn make_log(root: &Path, scratch: &Path, bytes: u64) -> Result<()> {
+    let (path, scratch) = (root.join(LOG), scratch.join("log.new"));
+    let create = |source| LedgerError::Create { path: path.clone(), source };
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&scratch);
+    file.and_then(|file| Log::make(&*backend(file)?, bytes)).map_err(create)?;
+    hit(Point::BeforeLogName);
+    std::fs::rename(scratch, &path).map_err(create)?;
+    File::open(root).and_then(|dir| dir.sync_all()).map_err(create)
+}
+
+fn open_log(root: &Path) -> Result<Box<dyn StorageBackend>> {
     let path = root.join(LOG);
-    let made = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
-    let made = made.and_then(|file| Log::make(&*backend(file)?, bytes));
-    made.and_then(|()| File::open(root)?.sync_all()).map_err(|source| LedgerError::Create { path, source })
+    match OpenOptions::new().read(true).write(true).open(&path) {
+        Ok(file) => Ok(backend(file).map_err(LogError::Io)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(LedgerError::NoLog(path)),
+        Err(error) => Err(LogError::Io(error).into()),
+    }
+}
+
+/// Has the ledger take what is in its log, which begins anew then.
+fn take_log(db: &Database, store: Box<dyn StorageBackend>) -> Result<Log> {
+    let (mut log, records) = Log::open(store, number(db, Number::Mark)?, number(db, Number::Held)?)?;
+    if !records.is_empty() {
+        durably(db, |txn| {
+            records.iter().try_for_each(|record| txn.replay(record))?;
+            txn.set_number(Number::Held, log.last())
+        })?;
+        tracing::info!(records = records.len(), "the ledger took what was in its log");
+    }
+    log.restart();
+    Ok(log)
 }
 
 fn backend(file: File) -> io::Result<Box<dyn StorageBackend>> {
@@ -407,10 +442,13 @@ fn backend(file: File) -> io::Result<Box<dyn StorageBackend>> {
 }
 
 /// Brings a ledger of a form before to the present one, all of it or nothing.
-fn upgrade(db: &Database, root: &Path, log_bytes: u64) -> Result<()> {
+fn upgrade(db: &Database, before: u64, root: &Path, scratch: &Path, log_bytes: u64) -> Result<()> {
     // It counts from the moment that the ledger says so.
-    make_log(root, log_bytes)?;
-    let leases: Vec<_> = Reader::new(&db.begin_read()?)?.leases(0)?.collect::<Result<_>>()?;
+    make_log(root, scratch, log_bytes)?;
+    let mut leases = Vec::new();
+    if before == FIRST {
+        leases = Reader::new(&db.begin_read()?)?.leases(0)?.collect::<Result<_>>()?;
+    }
     let mark =
         getrandom::u64().map_err(|e| LedgerError::Create { path: root.join(LOG), source: io::Error::other(e) })?;
     durably(db, |txn| {
@@ -418,7 +456,7 @@ fn upgrade(db: &Database, root: &Path, log_bytes: u64) -> Result<()> {
         txn.set_number(Number::Mark, mark)?;
         txn.set_number(Number::Schema, SCHEMA)
     })?;
-    tracing::info!(leases = leases.len(), "the ledger was brought to schema {SCHEMA}");
+    tracing::info!("the ledger was brought from schema {before} to {SCHEMA}");
     Ok(())
 }
 

@@ -83,8 +83,7 @@ enum Kept {
     DatabaseWentBack { theirs: u64, oldest: u64 },
 }
 
-const NEWER: &str =
-    "put a newer copy of the ledger back, or make the storage anew: a new ledger goes on after the database's records";
+const NEWER: &str = "put a newer copy of the ledger and its log back, or make the storage anew: a new ledger goes on after the database's records";
 
 impl Kept {
     /// Whether it does not pass by itself.

@@ -376,7 +376,21 @@ fn the_ledgers_disk_fails_at_any_sync() {
         drop((engine, ledger));
         let label = format!("sync {fail_at}");
         let failed = disk.failed();
-        disk.revive();
+        // Either the power goes with it, or it works again and is opened anew by the same machine, which goes without power later. In each
+        // case it fails once more meanwhile.
+        let lasting = fail_at.is_multiple_of(2);
+        for again in [Some(1 + fail_at % 4), None] {
+            if failed && !lasting {
+                disk.cut();
+            }
+            disk.mend();
+            disk.fail_at(again.unwrap_or(u32::MAX / 2));
+            let opened = Ledger::on_backends(disk.ledger(), disk.log(), SIZES.log);
+            assert!(opened.is_ok() || disk.failed(), "{label}: {:?}", opened.err());
+        }
+        if failed {
+            disk.cut();
+        }
         let ledger = Ledger::on_backends(disk.ledger(), disk.log(), SIZES.log).unwrap();
         let report = reconcile(&ledger, &tree, GRACE, clock.now()).unwrap();
         assert_eq!((report.strays, report.relinked, report.broken), (0, 0, 0), "{label}: {report:?}");

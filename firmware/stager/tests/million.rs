@@ -131,6 +131,11 @@ async fn fill(root: &Path, customers: u64, each: u64, timed: u64) -> Times {
         end.push(time(&many.engine, grant(many.sha256, n, customers)).await);
         beside.push(time(&few.engine, grant(few.sha256, n, customers)).await);
     }
+    // What a kill would leave.
+    std::fs::create_dir(root.join("killed")).unwrap();
+    for name in [stager::ledger::FILE, stager::ledger::LOG] {
+        std::fs::copy(root.join("many").join(name), root.join("killed").join(name)).unwrap();
+    }
     many.stop().await;
     few.stop().await;
     Times { start: median(start), end: median(end), few: median(beside) }
@@ -149,6 +154,10 @@ async fn child() {
     eprintln!("a staging took {start:?} at the start, {end:?} at the end, {few:?} beside it with few leases (medians)");
     let (_tree, _ledger, report, opened) = open(&root.join("many"));
     eprintln!("opened in {opened:?}; {report} (goal for 1,000,000: 30 s)");
+    let (killed, begun) = (root.join("killed"), Instant::now());
+    let ledger = Ledger::open(&killed, &killed, false, SIZES).unwrap();
+    eprintln!("after a kill the ledger opens in {:?}", begun.elapsed());
+    assert_eq!(ledger.read().unwrap().counts().unwrap().0, customers * each, "every lease is in it");
     assert_eq!((report.leases as u64, report.finished, report.relinked), (customers * each, 0, 0), "{report:?}");
     assert!(end <= few.mul_f64(1.5), "staging slows down with what is staged: {end:?} beside {few:?}");
 }

@@ -49,9 +49,9 @@ pub(super) fn read(mut changes: &[u8]) -> impl Iterator<Item = Result<Change<'_>
     std::iter::from_fn(move || (!changes.is_empty()).then(|| take(&mut changes).ok_or(unreadable())))
 }
 
+/// Its hash was right: it was written by another version.
 pub(super) fn unreadable() -> LedgerError {
-    // Its hash was right: it was written by another version.
-    LedgerError::Log(LogError::Io(std::io::Error::other("a record is not of this version's form")))
+    LedgerError::Log(LogError::Form)
 }
 
 fn take<'a>(from: &mut &'a [u8]) -> Option<Change<'a>> {

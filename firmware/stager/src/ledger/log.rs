@@ -6,8 +6,8 @@
 //!
 //! # The file
 //!
-//! `ledger.log`, beside the ledger, as long as it was made; nothing is ever added to it, so that a sync has nothing to write but what
-//! was written. Records begin at multiples of [`UNIT`], the first at 0, each where the one before ends:
+//! `ledger.log`, beside the ledger. It has its full length and all of its blocks from the moment that it has its name, so that a sync has
+//! nothing to write but what was written. Records begin at multiples of [`UNIT`], the first at 0, each where the one before ends:
 //!
 //! | offset | bytes | |
 //! |---|---|---|
@@ -22,9 +22,10 @@
 //!
 //! # Which records count
 //!
-//! The ledger has the number of the last record that it holds for good. Those that count begin at 0 with the number after it and
-//! follow each other without a gap; what lies behind them is from before. The last one may be cut: then nobody was told of it. One
-//! that is damaged while a later one is whole was acknowledged, and the ledger stops.
+//! Those at the beginning that follow each other without a gap; what lies behind them is from before. The ledger has the number of the
+//! last record that it holds: those after it are missing there. The last record may be cut, for then nobody was told of it; that it was
+//! acknowledged and went bad on the disk since cannot be told from that. One that is damaged while a later one is whole was
+//! acknowledged, and the ledger stops. So it does when the file is another ledger's, or is shorter than any that was made.
 
 use redb::StorageBackend;
 use sha2::{Digest, Sha256};
@@ -54,6 +55,15 @@ pub enum LogError {
          what was acknowledged; put back ledger and log of one moment"
     )]
     Damaged(u64),
+    /// It has whole records that another ledger wrote.
+    #[error("the ledger's log is that of another ledger; put ledger and log of one moment back")]
+    Foreign,
+    /// It is no log that was ever made.
+    #[error("the ledger's log has {0} bytes, fewer than one has that was made; put ledger and log of one moment back")]
+    Short(u64),
+    /// A whole record is not understood.
+    #[error("a record of the ledger's log is not of the form that this version knows")]
+    Form,
     /// An earlier failure left open what is on the disk.
     #[error("the ledger's log has failed before")]
     Failed,
@@ -84,24 +94,46 @@ impl Log {
         store.sync_data()
     }
 
-    /// Opens the log of the ledger with this mark, which holds every record up to `held`. Gives the changes of those after it.
-    ///
-    /// The log takes no record before [`Log::begin`].
+    /// Opens the log of the ledger with this mark, which holds every record up to `held`. Gives the changes of those after it; once
+    /// the ledger has them, [`Log::restart`] begins it anew.
     pub(super) fn open(store: Box<dyn StorageBackend>, mark: u64, held: u64) -> Result<(Self, Vec<Vec<u8>>), LogError> {
-        let len = store.len()?.min(*BOUNDS.end());
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        store.read(0, &mut bytes)?;
-        let mut found = Vec::new();
-        let (mut next, mut at) = (held + 1, 0);
-        while let Some((number, changes)) = record(&bytes, at, mark).filter(|(number, _)| *number == next) {
-            found.push(changes.to_vec());
-            (next, at) = (number + 1, at + room(changes.len()));
+        let len = store.len()?;
+        if len < *BOUNDS.start() {
+            return Err(LogError::Short(len));
         }
-        let later = |at: &usize| record(&bytes, *at, mark).is_some_and(|(number, _)| number >= next);
-        if (at..bytes.len()).step_by(UNIT).any(|at| later(&at)) {
-            return Err(LogError::Damaged(next));
+        let bytes = read(&*store)?;
+        let (mut missing, mut last, mut at) = (Vec::new(), None, 0);
+        while let Some(found) = record(&bytes, at) {
+            let follows = last.is_none_or(|last| found.number == last + 1);
+            if !follows || found.number > held + 1 + missing.len() as u64 {
+                break;
+            }
+            if found.number > held {
+                missing.push(found.changes.to_vec());
+            }
+            (last, at) = (Some(found.number), at + room(found.changes.len()));
         }
-        Ok((Self { store, len, mark, next, at: len, sound: true }, found))
+        let next = held + 1 + missing.len() as u64;
+        for found in (0..bytes.len()).step_by(UNIT).filter_map(|at| record(&bytes, at)) {
+            if found.mark != mark {
+                return Err(LogError::Foreign);
+            }
+            if found.number >= next {
+                return Err(LogError::Damaged(next));
+            }
+        }
+        Ok((Self { store, len, mark, next, at: len, sound: true }, missing))
+    }
+
+    /// Whether there is a whole record of any ledger in it.
+    pub(super) fn has_records(store: &dyn StorageBackend) -> io::Result<bool> {
+        let bytes = read(store)?;
+        Ok((0..bytes.len()).step_by(UNIT).any(|at| record(&bytes, at).is_some()))
+    }
+
+    /// Its bytes from beginning to end.
+    pub(super) fn len(&self) -> u64 {
+        self.len
     }
 
     /// The last record's number.
@@ -109,21 +141,15 @@ impl Log {
         self.next - 1
     }
 
-    /// Takes records from here on, the next one at the beginning: the ledger holds all there were. The log is made anew if it is not
-    /// as long as this.
-    pub(super) fn begin(&mut self, len: u64) -> io::Result<()> {
-        if self.store.len()? != len {
-            Self::make(&*self.store, len)?;
-            self.len = len;
-        }
-        self.restart();
-        Ok(())
-    }
-
     /// The next record goes to the beginning: the ledger holds all there were.
     pub(super) fn restart(&mut self) {
         self.at = 0;
         self.sound = true;
+    }
+
+    /// The next number stands for a change that goes to the ledger without a record.
+    pub(super) fn pass_over(&mut self) {
+        self.next += 1;
     }
 
     /// Nothing is added from here on unless it is released: somebody does what may fail.
@@ -165,17 +191,30 @@ fn room(changes: usize) -> usize {
     (HEADER + changes).next_multiple_of(UNIT)
 }
 
-/// Number and changes of the record at this place, if there is one.
-fn record(bytes: &[u8], at: usize, mark: u64) -> Option<(u64, &[u8])> {
+/// A whole record.
+struct Record<'a> {
+    mark: u64,
+    number: u64,
+    changes: &'a [u8],
+}
+
+/// The record at this place, if there is one.
+fn record(bytes: &[u8], at: usize) -> Option<Record<'_>> {
     let rest = bytes.get(at..)?;
     let number = |from: usize| rest.get(from..from + 8)?.try_into().ok().map(u64::from_le_bytes);
-    if number(HASH)? != mark {
-        return None;
-    }
     let size = u32::from_le_bytes(rest.get(NUMBER..HEADER)?.try_into().ok()?);
     let end = HEADER.checked_add(usize::try_from(size).ok()?)?;
-    let hashed = rest.get(HASH..end)?;
-    (Sha256::digest(hashed).as_slice() == &rest[..HASH]).then(|| Some((number(MARK)?, &rest[HEADER..end])))?
+    if Sha256::digest(rest.get(HASH..end)?).as_slice() != &rest[..HASH] {
+        return None;
+    }
+    Some(Record { mark: number(HASH)?, number: number(MARK)?, changes: &rest[HEADER..end] })
+}
+
+fn read(store: &dyn StorageBackend) -> io::Result<Vec<u8>> {
+    let len = store.len()?.min(*BOUNDS.end());
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    store.read(0, &mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

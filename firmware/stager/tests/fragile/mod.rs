@@ -60,13 +60,16 @@ impl Disk {
         self.lock().failed
     }
 
-    /// A machine that starts again: only what is on the disk is there.
-    pub(crate) fn revive(&self) {
+    /// The disk works again. Who opens its files anew finds what was written, also what never reached the disk.
+    pub(crate) fn mend(&self) {
         let mut state = self.lock();
-        if state.failed {
-            state.lose();
-        }
         (state.fail_at, state.failed) = (u32::MAX, false);
+    }
+
+    /// The power goes: only what is on the disk is there.
+    pub(crate) fn cut(&self) {
+        self.lock().lose();
+        self.mend();
     }
 }
 

@@ -44,7 +44,7 @@ impl Kept {
     fn begun(&self, held: u64) -> Log {
         let (mut log, found) = self.open(held).unwrap();
         assert_eq!(found, Vec::<Vec<u8>>::new());
-        log.begin(LEN).unwrap();
+        log.restart();
         log
     }
 
@@ -83,17 +83,45 @@ fn what_is_in_it_is_found_again() {
         assert!(log.append(of(changes)).unwrap());
     }
     assert_eq!(log.last(), 3);
-    for (held, left) in [(0, 3), (1, 0), (3, 0)] {
-        // Those that follow the first are not at the beginning: they were taken with it, or are a part of what is damaged.
-        match store.open(held) {
-            Ok((log, found)) => assert_eq!((found.len(), log.last()), (left, 3), "{held}"),
-            Err(error) => assert!(held == 1 && matches!(error, LogError::Damaged(2)), "{error}"),
-        }
+    let all = [b"one".to_vec(), long, b"three".to_vec()];
+    for held in 0..=3 {
+        let (log, found) = store.open(held as u64).unwrap();
+        assert_eq!((found.as_slice(), log.last()), (&all[held..], 3));
     }
-    let (_, found) = store.open(0).unwrap();
-    assert_eq!(found, [b"one".to_vec(), long, b"three".to_vec()]);
-    let (_, none) = Log::open(Box::new(store.clone()), OURS + 1, 0).unwrap();
-    assert!(none.is_empty(), "it is another ledger's");
+    // A ledger that knows more numbers than there are: these are from before.
+    let (log, found) = store.open(9).unwrap();
+    assert_eq!((found.len(), log.last()), (0, 9));
+}
+
+#[test]
+fn a_log_that_is_not_this_ledgers_is_told() {
+    let store = Kept::made();
+    assert!(!Log::has_records(&store).unwrap());
+    let other = |held| Log::open(Box::new(store.clone()), OURS + 1, held).map(|(_, found)| found.len());
+    assert!(matches!(other(0), Ok(0)), "it is nobody's before its first record");
+    assert!(store.begun(7).append(of(b"one")).unwrap());
+    assert!(Log::has_records(&store).unwrap());
+    for held in [0, 7, 8, 9] {
+        assert!(matches!(other(held), Err(LogError::Foreign)));
+    }
+    // Of the same one, but from before it: records that it does not have are not there.
+    assert!(matches!(store.open(6), Err(LogError::Damaged(7))));
+    for short in [0, LEN - 1] {
+        store.set_len(short).unwrap();
+        assert!(matches!(store.open(8), Err(LogError::Short(len)) if len == short));
+    }
+}
+
+#[test]
+fn a_number_may_be_passed_over_between_two_rounds() {
+    let store = Kept::made();
+    let mut log = store.begun(0);
+    assert!(log.append(of(b"one")).unwrap());
+    log.pass_over();
+    log.restart();
+    assert!(log.append(of(b"three")).unwrap());
+    assert_eq!(store.open(2).unwrap().1, [b"three"]);
+    assert!(matches!(store.open(1), Err(LogError::Damaged(2))), "the second one went to the ledger, which went back");
 }
 
 #[test]
@@ -138,15 +166,6 @@ fn after_a_failure_there_are_no_more_records() {
     assert!(matches!(log.hold(), Err(LogError::Failed)));
     log.restart();
     log.hold().unwrap();
-}
-
-#[test]
-fn another_length_is_made_when_nothing_is_in_it() {
-    let store = Kept::made();
-    let (mut log, _) = store.open(0).unwrap();
-    log.begin(2 * LEN).unwrap();
-    assert!(log.append(of(&vec![1; (BLOCKS + 1) * UNIT])).unwrap());
-    assert_eq!((store.len().unwrap(), store.open(0).unwrap().1.len()), (2 * LEN, 1));
 }
 
 proptest! {
