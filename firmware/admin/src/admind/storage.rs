@@ -262,8 +262,14 @@ mod tests {
 
     #[test]
     fn what_a_machine_must_have() {
-        let record =
-            |progress| Record { array: Uuid([1; 16]), level: Level::Raid1, spares: 0, progress, request: None };
+        let record = |progress| Record {
+            array: Uuid([1; 16]),
+            level: Level::Raid1,
+            spares: 0,
+            progress,
+            disks: Vec::new(),
+            request: None,
+        };
         let (creating, ready) = (record(Progress::Creating), record(Progress::Ready));
         assert_eq!(judge(None, false, false), Data::None);
         assert_eq!(judge(Some(&creating), true, false), Data::None);

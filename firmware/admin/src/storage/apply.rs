@@ -11,6 +11,7 @@ use crate::tools;
 use keys::site::Role;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{Gid, Uid, chown};
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -114,8 +115,8 @@ fn carry_out(plan: Plan, request: Option<String>) -> Result<(), StorageError> {
         Plan::Create { array, level, disks, spares, zero } => {
             cache::switch_off(Path::new(block::SYS), level.as_str(), &disks)?;
             let request = request.or_else(|| record::load::<Record>(Path::new(RECORD)).ok().flatten()?.request);
-            let progress = Progress::Creating;
-            record::save(Path::new(RECORD), &Record { array, level, spares, progress, request })?;
+            let (progress, chosen) = (Progress::Creating, serials(&disks)?);
+            record::save(Path::new(RECORD), &Record { array, level, spares, progress, disks: chosen, request })?;
             tracing::info!(%array, %level, ?disks, spares, zero, "the array is made");
             let arguments = creation(array, level, &disks, spares, zero);
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -123,6 +124,14 @@ fn carry_out(plan: Plan, request: Option<String>) -> Result<(), StorageError> {
             finish(array)
         }
     }
+}
+
+/// The serial numbers of disks; none where one has none, or the one of another.
+fn serials(disks: &[String]) -> Result<Vec<String>, StorageError> {
+    let blocks = block::all(Path::new(block::SYS)).map_err(io_error(block::SYS))?;
+    let serial = |disk: &String| blocks.iter().find(|b| b.name == *disk)?.serial.clone();
+    let all: Option<BTreeSet<String>> = disks.iter().map(serial).collect();
+    Ok(all.filter(|all| all.len() == disks.len()).into_iter().flatten().collect())
 }
 
 /// `dirty`: also where the parity may be wrong, which is then taken for right.
@@ -184,7 +193,7 @@ fn finish(array: Uuid) -> Result<(), StorageError> {
     let record: Option<Record> = record::load(Path::new(RECORD))?;
     match record {
         Some(record) if record.array == array => {
-            record::save(Path::new(RECORD), &Record { progress: Progress::Ready, ..record })
+            record::save(Path::new(RECORD), &Record { progress: Progress::Ready, disks: Vec::new(), ..record })
         }
         _ => Err(io_error(RECORD)(io::ErrorKind::NotFound.into())),
     }

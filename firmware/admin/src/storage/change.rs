@@ -194,7 +194,8 @@ mod tests {
     }
 
     fn disks() -> Inventory {
-        let disk = |name: &str, size: u64, content| Disk { name: name.into(), size, discards: false, content };
+        let disk =
+            |name: &str, size: u64, content| Disk { name: name.into(), serial: None, size, discards: false, content };
         let member = |array| {
             let (unclean, logged, role, name) = (false, false, None, "ffs".into());
             Content::Member(Superblock { array, name, level: 1, members: 2, events: 1, unclean, logged, role })

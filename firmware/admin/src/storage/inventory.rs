@@ -67,7 +67,7 @@ pub(crate) fn take(deep: bool) -> Result<Inventory, StorageError> {
     let disks = usable(&blocks, &mounted).into_iter().map(|b| {
         let content = content(&b.path(), b.size, deep);
         let content = content.unwrap_or_else(|error| Content::Other(format!("it cannot be read: {error}")));
-        Disk { name: b.name, size: b.size, discards: b.discards, content }
+        Disk { name: b.name, serial: b.serial, size: b.size, discards: b.discards, content }
     });
     Ok(Inventory { disks: disks.collect(), running: array::look(sys).map(|a| a.array) })
 }

@@ -92,6 +92,8 @@ pub(crate) enum Content {
 pub(crate) struct Disk {
     /// The kernel's name.
     pub(crate) name: String,
+    /// Its serial number, where it has one.
+    pub(crate) serial: Option<String>,
     /// Bytes.
     pub(crate) size: u64,
     /// Whether the device itself can zero it quickly.
@@ -177,6 +179,19 @@ pub enum Refusal {
     /// None of the members is there.
     #[error("none of the disks of the array {0} is there; are they connected?")]
     NoMembers(String),
+    /// A creation was cut, and not all of its disks are there.
+    #[error(
+        "the array {array} was being made of {of} disks when the machine stopped, and {missing} of them are missing or not blank any \
+         more; connect them and start the machine again, or choose others with `ffsctl storage create --disk …`"
+    )]
+    Unfinished {
+        /// Its identifier.
+        array: String,
+        /// How many disks it is to have.
+        of: usize,
+        /// How many cannot be used.
+        missing: usize,
+    },
     /// Parity may be wrong, and cannot be made right.
     #[error(
         "the array {array} ({level}) was not stopped in order and {missing} of its disks are missing: what was being written then may \
@@ -312,7 +327,13 @@ fn unfinished(inventory: &Inventory, record: &Record, waited: bool) -> Result<Pl
         Content::Member(s) => s.array == record.array,
         Content::Other(_) => false,
     };
-    let disks = inventory.disks.iter().filter(usable).collect();
+    // Only those that were chosen then, as far as they can be told from others.
+    let chosen = |d: &&Disk| record.disks.is_empty() || d.serial.as_ref().is_some_and(|s| record.disks.contains(s));
+    let disks: Vec<&Disk> = inventory.disks.iter().filter(usable).filter(chosen).collect();
+    if disks.len() < record.disks.len() {
+        let (array, of) = (record.array.to_string(), record.disks.len());
+        return Err(Refusal::Unfinished { array, of, missing: of - disks.len() });
+    }
     create(disks, Some(record.level), record.spares, inventory, record.array)
 }
 
@@ -348,7 +369,8 @@ fn adopt(inventory: &Inventory, waited: bool) -> Result<Plan, Refusal> {
         [one] => {
             let level = Level::of_number(one.level);
             let level = level.ok_or_else(|| Refusal::Order(format!("an array of level {} is not ours", one.level)))?;
-            Ok(Plan::Adopt(Record { array: one.array, level, spares: 0, progress: Progress::Ready, request: None }))
+            let (array, progress) = (one.array, Progress::Ready);
+            Ok(Plan::Adopt(Record { array, level, spares: 0, progress, request: None, disks: Vec::new() }))
         }
         several => {
             let names: Vec<String> = several.iter().map(|s| s.array.to_string()).collect();

@@ -37,6 +37,9 @@ pub(crate) struct Record {
     pub(crate) spares: usize,
     /// How far it is.
     pub(crate) progress: Progress,
+    /// While it is being made: the serial numbers of its disks, where all of them have one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) disks: Vec<String>,
     /// The request that ordered it, if one did: asked again, it gets the same answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) request: Option<String>,
@@ -110,11 +113,13 @@ mod tests {
             level: Level::Raid10,
             spares: 0,
             progress: Progress::Creating,
+            disks: vec!["S1".into(), "S2".into()],
             request: None,
         };
         save(&path, &record).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        let expected = "array = \"a5a5a5a5:a5a5a5a5:a5a5a5a5:a5a5a5a5\"\nlevel = \"raid10\"\nprogress = \"creating\"\n";
+        let expected = "array = \"a5a5a5a5:a5a5a5a5:a5a5a5a5:a5a5a5a5\"\nlevel = \"raid10\"\nprogress = \"creating\"\n\
+                        disks = [\"S1\", \"S2\"]\n";
         assert_eq!(text, expected);
         assert_eq!(load::<Record>(&path).unwrap(), Some(record));
         std::fs::write(&path, "array = 1").unwrap();

@@ -6,7 +6,7 @@ const OTHER: Uuid = Uuid([2; 16]);
 const FRESH: Uuid = Uuid([9; 16]);
 
 fn disk(name: &str, content: Content) -> Disk {
-    Disk { name: name.into(), size: 1 << 30, discards: false, content }
+    Disk { name: name.into(), serial: Some(format!("serial {name}")), size: 1 << 30, discards: false, content }
 }
 
 fn member(name: &str, array: Uuid, level: i32, members: u32) -> Disk {
@@ -29,7 +29,7 @@ fn of(disks: &[Disk]) -> Inventory {
 }
 
 fn record(progress: Progress) -> Record {
-    Record { array: OURS, level: Level::Raid10, spares: 0, progress, request: None }
+    Record { array: OURS, level: Level::Raid10, spares: 0, progress, disks: Vec::new(), request: None }
 }
 
 fn names(disks: &[&str]) -> Vec<String> {
@@ -83,7 +83,7 @@ fn a_foreign_array_waits_for_an_operator_also_beside_blank_disks() {
     assert!(matches!(refused, Refusal::Foreign { members: 2, .. }), "{refused}");
     let order = Order { adopt: true, ..Order::default() };
     let adopt = |disks: &[Disk], waited| plan(&of(disks), None, Some(&order), waited, FRESH);
-    let adopted = Record { array: OTHER, level: Level::Raid1, spares: 0, progress: Progress::Ready, request: None };
+    let adopted = Record { array: OTHER, level: Level::Raid1, ..record(Progress::Ready) };
     assert_eq!(adopt(&disks, true), Ok(Plan::Adopt(adopted)));
     assert!(matches!(adopt(&[member("c", OTHER, 1, 2), member("d", OURS, 1, 2)], true), Err(Refusal::Order(_))));
     assert!(matches!(adopt(&[], true), Err(Refusal::Order(_))));
@@ -209,6 +209,24 @@ fn a_cut_creation_keeps_what_was_ordered() {
     let disks_of = names(&["a", "b", "c", "d"]);
     let made = Plan::Create { array: OURS, level: Level::Raid5, disks: disks_of, spares: 1, zero: false };
     assert_eq!(plan(&disks, Some(&creating), None, true, FRESH), Ok(made));
+}
+
+#[test]
+fn a_cut_creation_takes_the_disks_that_were_chosen() {
+    let serials = |all: &[&str]| all.iter().map(|name| format!("serial {name}")).collect();
+    let creating = Record { level: Level::Raid1, disks: serials(&["b", "d"]), ..record(Progress::Creating) };
+    let go_on = |disks: &[Disk]| plan(&of(disks), Some(&creating), None, true, FRESH);
+    let both = created(OURS, Level::Raid1, &["b", "d"]);
+    assert_eq!(go_on(&[blank("a"), blank("b"), blank("c"), blank("d")]), both);
+    assert_eq!(go_on(&[blank("a"), member("b", OURS, 1, 2), blank("d")]), both);
+    for short in [&[blank("a"), blank("b"), blank("c")][..], &[blank("a"), blank("b"), other("d")], &[blank("a")]] {
+        let refused = go_on(short);
+        assert!(matches!(refused, Err(Refusal::Unfinished { of: 2, missing: 1..=2, .. })), "{refused:?}");
+    }
+    let named = Order { disks: names(&["a", "c"]), ..Order::default() };
+    let disks = of(&[blank("a"), blank("b"), blank("c")]);
+    let others = plan(&disks, Some(&creating), Some(&named), true, FRESH);
+    assert_eq!(others, created(FRESH, Level::Raid1, &["a", "c"]), "an operator chooses others");
 }
 
 /// Members of RAID6 as they were left, each with its events.
