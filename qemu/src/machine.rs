@@ -238,11 +238,6 @@ impl Disk {
     pub(crate) fn node(&self) -> String {
         format!("disk-{}", self.id)
     }
-
-    /// The name of what can slow it down to nothing, which disks have that a driver gives up on.
-    pub(crate) fn throttle(&self) -> Option<String> {
-        (self.bus == Bus::Nvme).then(|| format!("throttle-{}", self.id))
-    }
 }
 
 /// Where the files of a running machine are.
@@ -443,26 +438,14 @@ impl Disk {
         plain(&self.id)?;
         let (port, mut node, device) = (self.port(), self.node(), self.device());
         args.flag("-device", format!("pcie-root-port,id={port},chassis={slot},slot={slot}"));
-        let throttle = self.throttle();
-        if let Some(throttle) = &throttle {
-            args.flag("-object", format!("throttle-group,id={throttle}"));
-        }
         if !self.plugged {
             return Ok(());
         }
-        let block = match throttle {
-            None => format!("driver=raw,node-name={node},discard=unmap,file.driver="),
-            Some(throttle) => format!(
-                "driver=throttle,node-name={node},discard=unmap,throttle-group={throttle},\
-                 file.driver=raw,file.discard=unmap,file.file.driver="
-            ),
-        };
-        // What belongs to the file is one level down behind a throttle.
-        let file = if self.throttle().is_some() { "file.file" } else { "file" };
+        let block = format!("driver=raw,node-name={node},discard=unmap,file.driver=");
         match &self.medium {
-            Medium::File(path) => args.with_path("-blockdev", &format!("{block}file,{file}.filename="), path, "")?,
+            Medium::File(path) => args.with_path("-blockdev", &format!("{block}file,file.filename="), path, "")?,
             Medium::Nbd(path) => {
-                let block = format!("{block}nbd,{file}.server.type=unix,{file}.server.path=");
+                let block = format!("{block}nbd,file.server.type=unix,file.server.path=");
                 args.with_path("-blockdev", &block, socket(path)?, "")?;
             }
         }
@@ -541,11 +524,9 @@ mod tests {
         has("-device", "virtio-blk-pci,id=dev-data0,drive=disk-data0,serial=data0,bus=port-data0");
         has("-blockdev", "driver=raw,node-name=disk-data0,discard=unmap,file.driver=file,file.filename=/d/0.raw");
         has("-device", "nvme,id=dev-data1,drive=disk-data1,serial=data1,bus=port-data1");
-        has("-object", "throttle-group,id=throttle-data1");
         has(
             "-blockdev",
-            "driver=throttle,node-name=disk-data1,discard=unmap,throttle-group=throttle-data1,file.driver=raw,\
-             file.discard=unmap,file.file.driver=nbd,file.file.server.type=unix,file.file.server.path=/r/1,,.nbd",
+            "driver=raw,node-name=disk-data1,discard=unmap,file.driver=nbd,file.server.type=unix,file.server.path=/r/1,,.nbd",
         );
         has("-device", "pcie-root-port,id=port-data2,chassis=4,slot=4");
         assert_eq!(args.iter().filter(|a| a.contains("data2")).count(), 1, "room for a disk, and no disk");

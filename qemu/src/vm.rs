@@ -245,13 +245,7 @@ impl Vm {
                 json!({ "driver": "nbd", "server": { "type": "unix", "path": socket.to_string_lossy() } })
             }
         };
-        let block = match disk.throttle() {
-            None => json!({ "driver": "raw", "node-name": disk.node(), "discard": "unmap", "file": file }),
-            Some(throttle) => json!({
-                "driver": "throttle", "node-name": disk.node(), "discard": "unmap", "throttle-group": throttle,
-                "file": { "driver": "raw", "discard": "unmap", "file": file },
-            }),
-        };
+        let block = json!({ "driver": "raw", "node-name": disk.node(), "discard": "unmap", "file": file });
         self.execute("blockdev-add", &block)?;
         let device = json!({
             "driver": disk.bus.driver(), "id": disk.device(), "drive": disk.node(), "serial": disk.id, "bus": disk.port(),
@@ -284,20 +278,6 @@ impl Vm {
             let what = format!("the end of {}", self.machine.name);
             patience.pause(MOMENT).map_err(|waited| Error::Waited { what, waited })?;
         }
-        Ok(())
-    }
-
-    /// From now on a disk does not do what it is asked for any more, or does it again.
-    ///
-    /// # Errors
-    /// When it is none that can be stalled: a driver has to give up on it, as that of NVMe does.
-    pub fn stall(&mut self, id: &str, stalled: bool) -> Result<(), Error> {
-        let throttle = self.disk(id)?.throttle();
-        let throttle = throttle.ok_or_else(|| Error::Description(format!("{id} cannot be stalled")))?;
-        // A byte in a second is as good as nothing; 0 is no limit.
-        let limits = json!({ "bps-total": u8::from(stalled) });
-        let path = format!("/objects/{throttle}");
-        self.execute("qom-set", &json!({ "path": path, "property": "limits", "value": limits }))?;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 
 mod kit;
 
-use kit::{Cut, Lab};
+use kit::{Cut, Lab, Storage};
 use qemu::machine::{Bus, Disk, Machine};
 use qemu::nbd::Mood;
 use std::time::Duration;
@@ -99,16 +99,10 @@ fn pull(level: &str, disks: usize) {
     lab.eventually("all that happened, counted", |lab| {
         lab.storage().is_some_and(|s| s.counts["members-failed"] >= 2 && s.counts["rebuilt"] >= 2)
     });
-    let storage = lab.storage().unwrap();
     // One that works is copied to its successor before it leaves.
-    let (id, old) = (format!("data{}", disks + 1), storage.disk("data1").unwrap().name.clone());
-    let new = lab.plug(&id);
-    lab.operate(&["storage", "replace", "download", &old, &new]);
-    lab.eventually("the end of the copy", |lab| {
-        let storage = lab.storage().unwrap();
+    let id = format!("data{}", disks + 1);
+    copy(&mut lab, "data1", &id, |storage| {
         assert!(storage.healthy, "the array is never short of a copy: {storage:?}");
-        let state = |id: &str| storage.disk(id).map_or(String::new(), |d| d.state.clone());
-        state(&id).starts_with("in_sync") && !state("data1").starts_with("in_sync")
     });
     lab.check();
     let missing = lab.cut_under_load(STAGINGS, without(&id));
@@ -143,15 +137,21 @@ fn disks_of_raid10_are_pulled() {
 
 /// Copies a member that works to another disk, and pulls it.
 fn succeed(lab: &mut Lab, old: &str, new: &str) {
+    copy(lab, old, new, |_| {});
+    lab.unplug(old);
+}
+
+/// Has a disk copied to another one that is put in, until that is a member instead; `meanwhile` looks at the array now and then.
+fn copy(lab: &mut Lab, old: &str, new: &str, meanwhile: impl Fn(&Storage)) {
     let new_name = lab.plug(new);
     let old_name = lab.storage().unwrap().disk(old).unwrap().name.clone();
     lab.operate(&["storage", "replace", "download", &old_name, &new_name]);
     lab.eventually("the end of the copy", |lab| {
         let storage = lab.storage().unwrap();
+        meanwhile(&storage);
         let is_in = |id: &str| storage.disk(id).is_some_and(|d| d.state.starts_with("in_sync"));
         is_in(new) && !is_in(old)
     });
-    lab.unplug(old);
 }
 
 /// Once all disks are larger, the next start has the array and its file system larger, and nothing is lost.
