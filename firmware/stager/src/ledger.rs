@@ -376,10 +376,10 @@ fn number(db: &Database, which: Number) -> Result<u64> {
 fn make(root: &Path, scratch: &Path, path: &Path, log_bytes: u64) -> Result<()> {
     let create = |source| LedgerError::Create { path: path.to_owned(), source };
     // One that was made and never used is all that a start leaves which was cut here.
-    if let Ok(left) = open_log(root)
-        && Log::has_records(&*left).map_err(create)?
-    {
-        return Err(LedgerError::Missing(path.to_owned()));
+    match open_log(root) {
+        Ok(left) if Log::has_records(&*left).map_err(create)? => return Err(LedgerError::Missing(path.to_owned())),
+        Ok(_) | Err(LedgerError::NoLog(_)) => {}
+        Err(error) => return Err(error),
     }
     make_log(root, scratch, log_bytes)?;
     let scratch = &scratch.join("ledger.new");
