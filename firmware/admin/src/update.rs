@@ -4,7 +4,8 @@
 //! - [`slots`]: boot entries by their file names, and what may be done with them; no I/O;
 //! - [`install`]: how an entry gets onto the ESP, step by step;
 //! - `record`: what is remembered of versions that are tried or failed;
-//! - `esp`: the ESP of this machine.
+//! - `esp`: the ESP of this machine;
+//! - `fat`: what a power cut does to it, and how that is mended.
 //!
 //! # The life of an update
 //! ```text
@@ -17,6 +18,7 @@
 //! a complete new one.
 
 pub(crate) mod esp;
+mod fat;
 pub mod install;
 pub mod package;
 pub mod record;

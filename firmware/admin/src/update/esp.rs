@@ -1,14 +1,17 @@
 //! The ESP of this machine, mounted only while something is done with it: a file system that cannot take a power cut well should
 //! not be open when none is needed.
 
+use super::fat::{self, FatError, Found};
 use super::install::{Esp, InstallError};
 use super::slots::{Slots, Version};
 use crate::state::mount::booted_esp;
 use keys::site::Role;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Where it is mounted.
@@ -25,6 +28,9 @@ pub(crate) enum EspError {
     /// It cannot be found or mounted.
     #[error("the boot partition cannot be used")]
     Mount(#[source] io::Error),
+    /// It is not in order.
+    #[error(transparent)]
+    Fat(#[from] FatError),
     /// Its entries.
     #[error(transparent)]
     Entries(#[from] InstallError),
@@ -37,13 +43,32 @@ pub(crate) enum EspError {
 #[derive(Debug)]
 pub(crate) struct Mounted(());
 
-/// Mounts it at [`AT`], unless it is already.
+/// Mounts it at [`AT`], unless it is already; what a power cut has left of it is mended first.
 pub(crate) fn attach() -> Result<(), EspError> {
     let device = booted_esp().map_err(EspError::Mount)?.ok_or(EspError::Direct)?.path();
+    // Whoever else wants it waits until it is mounted: it must not be while it is repaired.
+    let lock = File::open(&device).map_err(EspError::Mount)?;
+    lock.lock().map_err(EspError::Mount)?;
+    if is_mounted(&device).map_err(EspError::Mount)? {
+        return Ok(());
+    }
+    let found = fat::check(&device)?;
     let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
-    match mount(Some(&device), AT, Some("vfat"), flags, Some("umask=0077,flush")) {
-        Ok(()) | Err(Errno::EBUSY) => Ok(()),
-        Err(errno) => Err(EspError::Mount(errno.into())),
+    mount(Some(&device), AT, Some("vfat"), flags, Some("umask=0077,flush")).map_err(|e| EspError::Mount(e.into()))?;
+    if found == Found::Repaired
+        && let Err(error) = fat::sweep(Path::new(AT))
+    {
+        tracing::warn!("what was salvaged stays on the boot partition: {}", daemon::report(&error));
+    }
+    Ok(())
+}
+
+/// Whether a file system on this device is mounted: then nobody gets it for himself (open(2), `O_EXCL`).
+fn is_mounted(device: &Path) -> io::Result<bool> {
+    match OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(device) {
+        Ok(_) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => Ok(true),
+        Err(error) => Err(error),
     }
 }
 
