@@ -1,7 +1,7 @@
 //! What a machine gets at its start: the configuration of each daemon, its part of the site, networks and firewall, all from the
 //! plan of the site and the machine's name.
 //!
-//! [`render`] is a pure function; [`write`] does what it says. On an appliance `admind setup` writes, before the network and the
+//! [`render`] is a pure function; [`write()`] does what it says. On an appliance `admind setup` writes, before the network and the
 //! daemons start:
 //!
 //! | path | what | mode |
