@@ -1,7 +1,7 @@
 //! The ESP of this machine, mounted only while something is done with it: a file system that cannot take a power cut well should
 //! not be open when none is needed.
 
-use super::fat::{self, FatError, Found};
+use super::fat::{self, FatError};
 use super::install::{Esp, InstallError};
 use super::slots::{Slots, Version};
 use crate::state::mount::booted_esp;
@@ -52,15 +52,9 @@ pub(crate) fn attach() -> Result<(), EspError> {
     if is_mounted(&device).map_err(EspError::Mount)? {
         return Ok(());
     }
-    let found = fat::check(&device)?;
+    fat::check(&device)?;
     let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
-    mount(Some(&device), AT, Some("vfat"), flags, Some("umask=0077,flush")).map_err(|e| EspError::Mount(e.into()))?;
-    if found == Found::Repaired
-        && let Err(error) = fat::sweep(Path::new(AT))
-    {
-        tracing::warn!("what was salvaged stays on the boot partition: {}", daemon::report(&error));
-    }
-    Ok(())
+    mount(Some(&device), AT, Some("vfat"), flags, Some("umask=0077,flush")).map_err(|e| EspError::Mount(e.into()))
 }
 
 /// Whether a file system on this device is mounted: then nobody gets it for himself (open(2), `O_EXCL`).

@@ -8,8 +8,6 @@
 //! Only what was being written is ever damaged so: what is installed was synced before anything else was begun ([`super::install`]).
 
 use crate::tools::{self, ToolError};
-use std::fs;
-use std::io;
 use std::path::Path;
 
 /// Why the file system is not in order.
@@ -25,53 +23,29 @@ pub(crate) enum FatError {
     Damaged(#[source] ToolError),
 }
 
-/// Whether something had to be mended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// It was in order.
-    Good,
-    /// It is now. What belonged to no file is in files of the root directory, for [`sweep`].
-    Repaired,
-}
-
-/// Has the file system on this device, which nobody has mounted, in order.
+/// Has the file system on this device, which nobody has mounted, in order. What belonged to no file is in files of the root directory
+/// then, see [`is_salvaged`].
 ///
 /// # Errors
 /// [`FatError`].
-pub(crate) fn check(device: &Path) -> Result<Found, FatError> {
+pub(crate) fn check(device: &Path) -> Result<(), FatError> {
     let program = tools::find("fsck.fat").ok_or(FatError::Missing)?;
     let name = device.to_string_lossy();
-    // It says the same, 1, when it has repaired everything and when it cannot: the second time there is nothing left to repair.
-    let mut found = Found::Good;
-    loop {
-        match tools::run(&program, &["-a", &name], b"") {
-            Ok(_) => return Ok(found),
-            Err(ToolError::Failed { status, said, .. }) if status.code() == Some(1) && found == Found::Good => {
-                tracing::warn!(said, "the boot partition was repaired");
-                found = Found::Repaired;
-            }
-            Err(error) => return Err(FatError::Damaged(error)),
+    let mend = || tools::run(&program, &["-a", &name], b"");
+    match mend() {
+        // It says the same when it has repaired everything and when it cannot: the second time there is nothing left to repair.
+        Err(ToolError::Failed { status, said, .. }) if status.code() == Some(1) => {
+            mend().map_err(FatError::Damaged)?;
+            tracing::warn!(said, "the boot partition was repaired");
+            Ok(())
         }
+        Err(error) => Err(FatError::Damaged(error)),
+        Ok(_) => Ok(()),
     }
 }
 
-/// Removes what [`check`] has made of clusters that belonged to no file: parts of an update that was cut off.
-///
-/// # Errors
-/// Of the file system that is mounted at `root`.
-pub(crate) fn sweep(root: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_str().is_some_and(is_salvaged) && entry.file_type()?.is_file() {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether fsck.fat gives files such a name: `FSCK0000.REC` and on.
-fn is_salvaged(name: &str) -> bool {
+/// Whether [`check`] gives files of the root directory such a name, `FSCK0000.REC` and on: parts of an update that was cut off.
+pub(super) fn is_salvaged(name: &str) -> bool {
     let number = name.strip_prefix("FSCK").and_then(|rest| rest.strip_suffix(".REC"));
     number.is_some_and(|n| n.len() == 4 && n.bytes().all(|b| b.is_ascii_digit()))
 }
@@ -79,7 +53,7 @@ fn is_salvaged(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::{File, OpenOptions};
+    use std::fs::{self, File, OpenOptions};
     use std::os::unix::fs::FileExt;
     use std::path::PathBuf;
 
@@ -124,11 +98,14 @@ mod tests {
     fn an_update_that_was_cut_off_is_mended() {
         let home = tempfile::tempdir().unwrap();
         let (esp, first, clusters) = cut_off(home.path());
-        assert_eq!(check(&esp).unwrap(), Found::Good);
-        free(&esp, first + clusters / 2);
-        assert_eq!(check(&esp).unwrap(), Found::Repaired);
-        assert_eq!(check(&esp).unwrap(), Found::Good);
         let image = esp.to_str().unwrap();
+        let in_order = || run("fsck.fat", &["-n", image]);
+        check(&esp).unwrap();
+        in_order().unwrap();
+        free(&esp, first + clusters / 2);
+        in_order().unwrap_err();
+        check(&esp).unwrap();
+        in_order().unwrap();
         // What no file had is a file, which is what is swept; what runs is as it was.
         let names = run("mdir", &["-b", "-i", image, "::"]).unwrap();
         assert!(names.lines().any(|name| is_salvaged(name.trim_start_matches("::/"))), "{names}");
@@ -146,19 +123,5 @@ mod tests {
             assert!(matches!(error, FatError::Damaged(_)), "{error}");
         }
         assert_eq!(fs::read(&none).unwrap(), vec![1; 1 << 20]);
-    }
-
-    #[test]
-    fn only_what_was_salvaged_is_swept() {
-        let home = tempfile::tempdir().unwrap();
-        let kept = ["FSCK0000.REC.efi", "FSCKabcd.REC", "FSCK00000.REC", "fsck0000.rec", "x"];
-        for name in kept.iter().chain(&["FSCK0000.REC", "FSCK0012.REC"]) {
-            fs::write(home.path().join(name), "x").unwrap();
-        }
-        fs::create_dir(home.path().join("FSCK0001.REC")).unwrap();
-        sweep(home.path()).unwrap();
-        let mut left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, ["FSCK0000.REC.efi", "FSCK00000.REC", "FSCK0001.REC", "FSCKabcd.REC", "fsck0000.rec", "x"]);
     }
 }

@@ -13,6 +13,7 @@
 //!
 //! The loader itself is never touched.
 
+use super::fat;
 use super::package::{Manifest, PackageError};
 use super::slots::{Entry, Plan};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -80,13 +81,15 @@ pub(crate) enum Step {
 /// The entries of an ESP.
 #[derive(Debug, Clone)]
 pub struct Esp {
+    root: PathBuf,
+    /// Where the entries are.
     dir: PathBuf,
 }
 
 impl Esp {
     /// The ESP that is mounted here.
     pub fn new(mounted: &Path) -> Self {
-        Self { dir: mounted.join("EFI/Linux") }
+        Self { root: mounted.to_owned(), dir: mounted.join("EFI/Linux") }
     }
 
     /// All entries of ours.
@@ -178,17 +181,10 @@ impl Esp {
         self.sync(before)
     }
 
-    /// Removes what an update that was cut off has left; gives how many bytes that were.
+    /// Removes what an update that was cut off has left, and what was salvaged of it; gives how many bytes that were.
     fn sweep(&self) -> Result<u64, InstallError> {
-        let mut freed = 0;
-        for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
-            let path = entry.map_err(at(&self.dir))?.path();
-            if path.extension().is_some_and(|e| e == "new") {
-                freed += fs::metadata(&path).map_err(at(&path))?.len();
-                fs::remove_file(&path).map_err(at(&path))?;
-            }
-        }
-        Ok(freed)
+        let is_new = |name: &str| name.ends_with(".new");
+        Ok(remove_files(&self.dir, is_new)? + remove_files(&self.root, fat::is_salvaged)?)
     }
 
     /// All of it, not the directory alone. FAT keeps size and place of a file in the file's directory entry, and the entry of one
@@ -231,6 +227,21 @@ impl Esp {
         drop(file);
         if read_back(path).map_err(at(path))? == manifest.sha256 { Ok(()) } else { Err(InstallError::ReadBack) }
     }
+}
+
+/// Removes the files in a folder whose names are such; gives how many bytes that were.
+fn remove_files(dir: &Path, such: impl Fn(&str) -> bool) -> Result<u64, InstallError> {
+    let mut freed = 0;
+    for entry in fs::read_dir(dir).map_err(at(dir))? {
+        let entry = entry.map_err(at(dir))?;
+        let path = entry.path();
+        let metadata = entry.metadata().map_err(at(&path))?;
+        if metadata.is_file() && entry.file_name().to_str().is_some_and(&such) {
+            fs::remove_file(&path).map_err(at(&path))?;
+            freed += metadata.len();
+        }
+    }
+    Ok(freed)
 }
 
 /// The hash of what is on the disk, not of what is in memory.
@@ -291,6 +302,23 @@ mod tests {
         esp.apply(&plan, Some((&manifest("1.1.0", &image), &mut &*image))).await.unwrap();
         assert_eq!(names(&esp), ["other.efi", "web_1.0.0.efi", "web_1.1.0+3.efi"]);
         assert_eq!(fs::read(esp.dir.join("web_1.1.0+3.efi")).unwrap(), image);
+    }
+
+    #[test]
+    fn only_what_was_salvaged_is_swept() {
+        let (home, esp) = esp(&[]);
+        let kept = ["FSCK0000.REC.efi", "FSCKabcd.REC", "FSCK00000.REC", "fsck0000.rec", "x"];
+        for name in kept.iter().chain(&["FSCK0000.REC", "FSCK0012.REC"]) {
+            fs::write(home.path().join(name), "x").unwrap();
+        }
+        fs::create_dir(home.path().join("FSCK0001.REC")).unwrap();
+        assert_eq!(esp.sweep().unwrap(), 2);
+        let mut left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(
+            left,
+            ["EFI", "FSCK0000.REC.efi", "FSCK00000.REC", "FSCK0001.REC", "FSCKabcd.REC", "fsck0000.rec", "x"]
+        );
     }
 
     #[tokio::test]
