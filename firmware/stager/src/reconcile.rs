@@ -14,21 +14,27 @@
 //! | a lease whose link is gone or is another file | the link is made again |
 //! | a name in an account that no lease explains | removed |
 //! | a transfer that has not ended | closed as `interrupted`, with the last count that was durable |
+//!
+//! There may be millions of leases, and little memory for what the disk holds: every lease and every directory is read once, and only
+//! what does not agree is looked at again.
 
 use crate::clock::Now;
 use crate::engine::{End, EngineError, Grace, remove_lease, transfers_end};
 use crate::killpoint::{Point, hit};
 use crate::ledger::{Ledger, LedgerError, Number};
 use crate::rows::{Event, Lease, Object, State};
-use crate::tree::{Batch, Place, Stat, Tree, TreeError};
+use crate::tree::{Batch, Place, Tree, TreeError};
+use links::Links;
 use std::collections::HashMap;
+use std::sync::mpsc::channel;
 use std::time::Instant;
 use tobj::{AuditEvent, Id, ObjectState, Sha256};
 
+mod links;
 mod report;
 pub use report::Report;
 
-/// Most leases whose outcome goes into one commit.
+/// Most leases that are looked at, and whose outcome goes into a commit, together.
 const CHUNK: usize = 1000;
 
 enum Todo {
@@ -49,21 +55,12 @@ pub fn reconcile(ledger: &Ledger, tree: &Tree, grace: Grace, now: Now) -> Result
     for (sha256, _) in unfinished.iter().filter(|(_, state)| *state == ObjectState::Retiring) {
         end_leases(ledger, *sha256, now)?;
     }
-    // Before the leases: a stray name may stand where one of their directories belongs.
-    strays(ledger, tree, &mut report)?;
-    let mut todo = Vec::new();
-    let mut objects = HashMap::new();
-    for entry in ledger.read()?.leases(0)? {
-        let (id, lease) = entry?;
-        report.leases += 1;
-        if let Some(what) = examine(tree, id, &lease, &mut objects)? {
-            todo.push((id, lease, what));
-        }
-    }
-    while !todo.is_empty() {
-        let rest = todo.split_off(todo.len().min(CHUNK));
-        repair(ledger, tree, now, todo, &mut report)?;
-        todo = rest;
+    let links = Links::of(ledger, tree)?;
+    report.leases = links.len();
+    // Before what is to be repaired: a stray name may stand where one of its directories belongs.
+    strays(tree, &links, &mut report)?;
+    for ids in links.rest().chunks(CHUNK) {
+        repair(ledger, tree, now, ids, &mut report)?;
     }
     finish_objects(ledger, tree, &unfinished, &mut report)?;
     quarantined(ledger, tree, &mut report)?;
@@ -234,27 +231,14 @@ fn storeroom(
     Ok(unfinished)
 }
 
-fn examine(
-    tree: &Tree,
-    id: Id,
-    lease: &Lease,
-    objects: &mut HashMap<Sha256, Option<Stat>>,
-) -> Result<Option<Todo>, TreeError> {
+/// What there is to do for a lease.
+fn examine(tree: &Tree, place: &Place, lease: &Lease) -> Result<Option<Todo>, TreeError> {
     match lease.state {
         State::Pending => return Ok(Some(Todo::Finish)),
         State::Removing => return Ok(Some(Todo::Remove)),
         State::Active | State::Ending(_) => {}
     }
-    let object = match objects.get(&lease.sha256) {
-        Some(stat) => *stat,
-        None => {
-            let stat = tree.object(lease.sha256)?;
-            objects.insert(lease.sha256, stat);
-            stat
-        }
-    };
-    let link = tree.look(&Place::of(id, lease))?;
-    Ok(match (link, object) {
+    Ok(match (tree.look(place)?, tree.object(lease.sha256)?) {
         (Some(link), Some(object)) if (link.inode, link.device) == (object.inode, object.device) => None,
         (Some(link), None) if link.regular => None, // the customer still has it; the object was reported
         (Some(_), _) => Some(Todo::Relink { foreign: true }),
@@ -262,20 +246,17 @@ fn examine(
     })
 }
 
-fn repair(
-    ledger: &Ledger,
-    tree: &Tree,
-    now: Now,
-    todo: Vec<(Id, Lease, Todo)>,
-    report: &mut Report,
-) -> Result<(), EngineError> {
+fn repair(ledger: &Ledger, tree: &Tree, now: Now, ids: &[Id], report: &mut Report) -> Result<(), EngineError> {
     let mut batch = Batch::default();
     let mut outcome = Vec::new();
-    for (id, lease, what) in todo {
+    let read = ledger.read()?;
+    for &id in ids {
+        let Some(lease) = read.lease(id)? else { continue };
+        let place = Place::of(id, &lease);
+        let Some(what) = examine(tree, &place, &lease)? else { continue };
         if batch.is_large() {
             tree.sync(&mut batch)?;
         }
-        let place = Place::of(id, &lease);
         if matches!(what, Todo::Remove | Todo::Relink { foreign: true }) {
             tree.unlink(&place, &mut batch)?;
         }
@@ -331,21 +312,14 @@ fn repair(
     Ok(())
 }
 
-fn strays(ledger: &Ledger, tree: &Tree, report: &mut Report) -> Result<(), EngineError> {
-    let read = ledger.read()?;
-    let mut strays = Vec::new();
-    let mut failed = None;
-    tree.walk(&mut |dir, name| {
-        match explained(&read, dir, name) {
-            Ok(true) => {}
-            Ok(false) => strays.push((dir.to_owned(), name.to_owned())),
-            Err(error) => failed = Some(error),
+fn strays(tree: &Tree, links: &Links, report: &mut Report) -> Result<(), EngineError> {
+    let (sender, strays) = channel();
+    tree.walk(&|dir, name, inode| {
+        if !links.meet(&format!("{dir}/{name}"), inode) {
+            let _ = sender.send((dir.to_owned(), name.to_owned()));
         }
-        Ok(())
     })?;
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
+    drop(sender);
     let mut batch = Batch::default();
     for (dir, name) in strays {
         tracing::warn!(dir, name, "a name that no lease explains is removed");
@@ -359,20 +333,6 @@ fn strays(ledger: &Ledger, tree: &Tree, report: &mut Report) -> Result<(), Engin
         }
     }
     Ok(tree.sync(&mut batch)?)
-}
-
-fn explained(read: &crate::ledger::Reader, dir: &str, name: &str) -> Result<bool, LedgerError> {
-    let parts: Vec<&str> = dir.split('/').collect();
-    match parts[..] {
-        ["accounts", customer, product, version] => {
-            Ok(read.lease_at(&format!("{customer}/{product}/{version}/{name}"))?.is_some())
-        }
-        ["tickets", lease] => {
-            let Ok(id) = lease.parse() else { return Ok(false) };
-            Ok(read.lease(id)?.is_some_and(|lease| lease.file.as_str() == name))
-        }
-        _ => Ok(false),
-    }
 }
 
 #[cfg(test)]

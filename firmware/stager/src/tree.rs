@@ -15,13 +15,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use tobj::{Id, Name, Sha256};
+use walk::entries;
 
 mod faults;
 mod objects;
 mod place;
+mod walk;
 
 pub use faults::{Faults, Op};
 pub use place::Place;
+pub use walk::Visit;
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 const PRIVATE: Mode = Mode::S_IRWXU;
@@ -156,7 +159,8 @@ impl Tree {
     /// When it cannot be read.
     pub fn is_empty(&self) -> Result<bool> {
         for (dir, name) in [(&self.storeroom, STOREROOM), (&self.accounts, ACCOUNTS), (&self.tickets, TICKETS)] {
-            if !list(dir.as_fd(), ".").map_err(|e| TreeError::new("read", name, e))?.is_empty() {
+            let first = Dir::openat(dir, ".", DIRECTORY, Mode::empty()).and_then(|dir| entries(dir).next().transpose());
+            if first.map_err(|e| TreeError::new("read", name, e))?.is_some() {
                 return Ok(false);
             }
         }
@@ -320,8 +324,7 @@ impl Tree {
     /// # Errors
     /// [`TreeError`].
     pub fn look(&self, place: &Place) -> Result<Option<Stat>> {
-        let (dirs, file) = place.parts();
-        let path = format!("{}/{file}", dirs.join("/"));
+        let path = place.path();
         found(stat(self.root.as_fd(), &path), &path)
     }
 
@@ -377,31 +380,6 @@ impl Tree {
             synced.map_err(|error| TreeError::new("sync", path, error))?;
         }
         batch.open.clear();
-        Ok(())
-    }
-
-    /// Visits every name that customers could see: its directories below the root and its own name. Names that are not directories
-    /// where directories belong are visited too.
-    ///
-    /// # Errors
-    /// [`TreeError`], also from `visit`.
-    pub fn walk(&self, visit: &mut dyn FnMut(&str, &str) -> Result<()>) -> Result<()> {
-        self.walk_below(ACCOUNTS, 3, visit)?;
-        self.walk_below(TICKETS, 1, visit)
-    }
-
-    fn walk_below(&self, path: &str, depth: usize, visit: &mut dyn FnMut(&str, &str) -> Result<()>) -> Result<()> {
-        let names = list(self.root.as_fd(), path).map_err(|e| TreeError::new("read", path, e))?;
-        for name in names {
-            let below = join(path, &name);
-            let is_dir = matches!(fstatat(&self.root, below.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW),
-                Ok(stat) if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR);
-            if is_dir && depth > 0 {
-                self.walk_below(&below, depth - 1, visit)?;
-            } else {
-                visit(path, &name)?;
-            }
-        }
         Ok(())
     }
 
@@ -498,14 +476,10 @@ fn found(stat: nix::Result<Stat>, path: &str) -> Result<Option<Stat>> {
 
 /// The names in a directory, sorted.
 fn list(dir: BorrowedFd<'_>, path: &str) -> nix::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in Dir::openat(dir, path, DIRECTORY, Mode::empty())?.iter() {
-        // A name that is not UTF-8 is not ours; it shows up as one that no lease explains.
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name != "." && name != ".." {
-            names.push(name);
-        }
-    }
+    let names = entries(Dir::openat(dir, path, DIRECTORY, Mode::empty())?);
+    // A name that is not UTF-8 is not ours.
+    let names = names.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let mut names = names.collect::<nix::Result<Vec<_>>>()?;
     names.sort();
     Ok(names)
 }

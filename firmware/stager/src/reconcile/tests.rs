@@ -163,3 +163,15 @@ fn a_tree_without_its_ledger_is_not_touched() {
     assert!(!ledger.exists());
     assert!(kit.path("accounts/alice/maps/1.0/grüße 1.iso").exists());
 }
+
+/// Nothing is looked at a second time where ledger and tree agree.
+#[test]
+fn what_agrees_is_met_by_the_walk() {
+    let mut kit = Kit::new();
+    let ids = [kit.staged(1, Standing), kit.staged(2, OneTime), kit.staged(3, OneTime)];
+    kit.stop();
+    std::fs::remove_file(kit.path(&format!("tickets/{}/grüße 1.iso", ids[2]))).unwrap();
+    let links = Links::of(&kit.ledger, &kit.tree).unwrap();
+    strays(&kit.tree, &links, &mut Report::default()).unwrap();
+    assert_eq!(links.rest(), ids[2..]);
+}

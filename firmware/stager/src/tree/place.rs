@@ -41,6 +41,12 @@ impl Place {
         }
     }
 
+    /// The file below the root of the tree.
+    pub fn path(&self) -> String {
+        let (dirs, file) = self.parts();
+        format!("{}/{file}", dirs.join("/"))
+    }
+
     /// The directories from the root to the file, and the file.
     pub(super) fn parts(&self) -> (Vec<String>, &str) {
         match self {

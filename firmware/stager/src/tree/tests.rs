@@ -153,23 +153,37 @@ fn strays_are_found_and_removed() {
     std::fs::write(root.join("accounts/stray"), "").unwrap();
     symlink("/etc/passwd", root.join("accounts/alice/link")).unwrap();
     std::fs::create_dir_all(root.join("accounts/alice/maps/1.0/dir")).unwrap();
-    let mut seen = Vec::new();
-    f.tree
-        .walk(&mut |dir, name| {
-            seen.push((dir.to_owned(), name.to_owned()));
-            Ok(())
-        })
-        .unwrap();
+    let seen = Mutex::new(Vec::new());
+    f.tree.walk(&|dir, name, inode| seen.lock().unwrap().push((dir.to_owned(), name.to_owned(), inode))).unwrap();
+    let seen = seen.into_inner().unwrap();
     let version = "accounts/alice/maps/1.0";
-    for expected in [("accounts", "stray"), ("accounts/alice", "link"), (version, "dir"), (version, "grüße 1.iso")] {
-        assert!(seen.contains(&(expected.0.into(), expected.1.into())), "{expected:?}");
-    }
-    assert_eq!(seen.len(), 4);
-    for (dir, name) in seen.iter().filter(|(_, name)| !name.ends_with(".iso")) {
-        f.tree.remove_stray(dir, name, &mut batch).unwrap();
+    let expected = [("accounts", "stray"), ("accounts/alice", "link"), (version, "dir"), (version, "grüße 1.iso")];
+    assert_eq!(seen.len(), expected.len());
+    for (dir, name, inode) in &seen {
+        assert!(expected.contains(&(dir, name)), "{dir} {name}");
+        assert_eq!(std::fs::symlink_metadata(root.join(dir).join(name)).unwrap().ino(), *inode, "{dir} {name}");
+        if !name.ends_with(".iso") {
+            f.tree.remove_stray(dir, name, &mut batch).unwrap();
+        }
     }
     f.tree.sync(&mut batch).unwrap();
     assert!(!root.join("accounts/stray").exists());
+}
+
+/// More than one thread takes at a time, and than all of them take in one turn.
+#[test]
+fn every_name_is_visited_once() {
+    let f = fixture();
+    let tickets: std::collections::BTreeSet<_> = (0..2500).map(|n| format!("tickets/{n}")).collect();
+    for ticket in &tickets {
+        std::fs::create_dir(f.dir.path().join(ticket)).unwrap();
+        std::fs::write(f.dir.path().join(ticket).join("file"), "").unwrap();
+    }
+    let seen = Mutex::new(Vec::new());
+    f.tree.walk(&|dir, _, _| seen.lock().unwrap().push(dir.to_owned())).unwrap();
+    let mut seen = seen.into_inner().unwrap();
+    seen.sort();
+    assert!(seen.iter().eq(&tickets), "{} of {}", seen.len(), tickets.len());
 }
 
 #[test]
