@@ -282,11 +282,7 @@ impl Ledger {
     pub fn write<T>(&self, change: impl FnOnce(&mut Txn<'_>) -> Result<T>) -> Result<T> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let mut write = self.db.begin_write()?;
-        let (value, changes) = {
-            let mut txn = Txn::new(&write)?;
-            let value = change(&mut txn)?;
-            (value, txn.finish()?)
-        };
+        let (value, changes) = apply(&write, change)?;
         let Some(changes) = changes else {
             write.abort()?;
             return Ok(value);
@@ -294,7 +290,7 @@ impl Ledger {
         log.hold()?;
         if log.append(changes)? {
             hit(Point::AfterLog);
-            hold(&write, &log)?;
+            note_last(&write, &log)?;
             set_durability(&mut write, Durability::None);
             write.commit()?;
             log.release();
@@ -325,15 +321,22 @@ impl Ledger {
     }
 }
 
+/// Makes a change in a transaction; also gives what is changed by it, if anything.
+fn apply<T>(write: &WriteTransaction, change: impl FnOnce(&mut Txn<'_>) -> Result<T>) -> Result<(T, Option<Vec<u8>>)> {
+    let mut txn = Txn::new(write)?;
+    let value = change(&mut txn)?;
+    Ok((value, txn.finish()?))
+}
+
 /// Notes with a transaction that redb has everything up to it then.
-fn hold(write: &WriteTransaction, log: &Log) -> Result<()> {
+fn note_last(write: &WriteTransaction, log: &Log) -> Result<()> {
     write.open_table(META)?.insert(Number::Held.key(), log.last())?;
     Ok(())
 }
 
 /// Commits a transaction so that redb holds it and all before it for good.
 fn checkpoint(log: &mut Log, write: WriteTransaction) -> Result<()> {
-    hold(&write, log)?;
+    note_last(&write, log)?;
     commit(write)?;
     log.restart();
     Ok(())
@@ -357,12 +360,7 @@ fn set_durability(write: &mut WriteTransaction, durability: Durability) {
 /// A change of a ledger whose log is not open yet.
 fn durably<T>(db: &Database, change: impl FnOnce(&mut Txn<'_>) -> Result<T>) -> Result<T> {
     let write = db.begin_write()?;
-    let value = {
-        let mut txn = Txn::new(&write)?;
-        let value = change(&mut txn)?;
-        txn.finish()?;
-        value
-    };
+    let (value, _) = apply(&write, change)?;
     commit(write)?;
     Ok(value)
 }
@@ -390,7 +388,7 @@ fn make(root: &Path, scratch: &Path, path: &Path, log_bytes: u64) -> Result<()> 
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(scratch).map_err(create)?;
     let db = redb::Builder::new().create(scratch);
     let db = db.map_err(|e| LedgerError::Open { path: scratch.to_owned(), source: Box::new(e.into()) })?;
-    let mark = getrandom::u64().map_err(|e| create(io::Error::other(e)))?;
+    let mark = new_mark(path)?;
     durably(&db, |txn| {
         txn.set_number(Number::Unsent, 1)?;
         txn.set_number(Number::Mark, mark)?;
@@ -401,6 +399,11 @@ fn make(root: &Path, scratch: &Path, path: &Path, log_bytes: u64) -> Result<()> 
     File::open(scratch).and_then(|f| f.sync_all()).map_err(create)?;
     std::fs::rename(scratch, path).map_err(create)?;
     File::open(root).and_then(|d| d.sync_all()).map_err(create)
+}
+
+/// The mark of a ledger that gets one.
+fn new_mark(path: &Path) -> Result<u64> {
+    getrandom::u64().map_err(|e| LedgerError::Create { path: path.to_owned(), source: io::Error::other(e) })
 }
 
 /// Makes a log in place of whatever is there. It has its name once it is whole.
@@ -449,10 +452,9 @@ fn upgrade(db: &Database, before: u64, root: &Path, scratch: &Path, log_bytes: u
     if before == FIRST {
         leases = Reader::new(&db.begin_read()?)?.leases(0)?.collect::<Result<_>>()?;
     }
-    let mark =
-        getrandom::u64().map_err(|e| LedgerError::Create { path: root.join(LOG), source: io::Error::other(e) })?;
+    let mark = new_mark(&root.join(LOG))?;
     durably(db, |txn| {
-        leases.iter().try_for_each(|(id, lease)| txn.hold(*id, lease))?;
+        leases.iter().try_for_each(|(id, lease)| txn.put_holder(*id, lease))?;
         txn.set_number(Number::Mark, mark)?;
         txn.set_number(Number::Schema, SCHEMA)
     })?;

@@ -119,7 +119,7 @@ impl<'t> Txn<'t> {
     }
 
     /// Notes that a lease is for its object.
-    pub(super) fn hold(&mut self, id: Id, lease: &Lease) -> Result<()> {
+    pub(super) fn put_holder(&mut self, id: Id, lease: &Lease) -> Result<()> {
         self.holders.insert((lease.sha256.as_bytes(), key(id)), ())?;
         Ok(())
     }
@@ -196,7 +196,7 @@ impl<'t> Txn<'t> {
             None => {
                 self.due.insert((lease.due(), key(id)), ())?;
                 self.paths.insert(&*path_key(id, lease), key(id))?;
-                self.hold(id, lease)?;
+                self.put_holder(id, lease)?;
             }
         }
         Ok(())
