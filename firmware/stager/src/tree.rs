@@ -383,7 +383,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Removes a name that no lease explains.
+    /// Removes a name that no lease explains, and the directories that are empty without it; a customer's own stays.
     ///
     /// # Errors
     /// [`TreeError`]; a directory is not removed unless it is empty.
@@ -396,6 +396,16 @@ impl Tree {
             },
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(error) => return Err(TreeError::new("remove", path, error)),
+        }
+        let stay = if dir.starts_with(ACCOUNTS) { 2 } else { 1 };
+        let mut dir = dir;
+        while let Some((parent, _)) = dir.rsplit_once('/').filter(|_| dir.split('/').count() > stay) {
+            match unlinkat(&self.root, dir, UnlinkatFlags::RemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => batch.forget(dir),
+                Err(Errno::ENOTEMPTY | Errno::EEXIST) => break,
+                Err(error) => return Err(TreeError::new("remove", dir, error)),
+            }
+            dir = parent;
         }
         let open = openat(&self.root, dir, DIRECTORY, Mode::empty()).map_err(|e| TreeError::new("open", dir, e))?;
         batch.changed(dir.to_owned(), open);

@@ -62,6 +62,8 @@ fn links_and_leases_are_made_to_agree() {
     assert_eq!(std::fs::read(foreign).unwrap(), CONTENT);
     assert_eq!(kit.tree.object(content()).unwrap().unwrap().links, 3);
     assert!(!kit.path("accounts/alice/maps/1.0/stray").exists() && !kit.path("accounts/alice/etc").exists());
+    let left = ["tickets/nobody", "accounts/bob/x", "accounts/bob"].map(|path| kit.path(path).exists());
+    assert_eq!(left, [false, false, true], "what is empty without a stray goes, but for a customer's own directory");
 }
 
 #[test]
