@@ -74,13 +74,14 @@ impl Links {
         let path = self.hasher.hash_one(path);
         let start = self.starts[part(path, self.starts.len())];
         let same = self.links[start..].iter().skip_while(|link| link.path < path).take_while(|link| link.path == path);
-        same.map(|link| {
+        let mut is_explained = false;
+        for link in same {
+            is_explained = true;
             if link.inode.is_some_and(|right| right.get() == inode) {
                 link.is_right.store(true, Relaxed);
             }
-        })
-        .count()
-            > 0
+        }
+        is_explained
     }
 
     /// The leases that have to be looked at, because their link was not met or is another file, or they are not at rest; oldest
