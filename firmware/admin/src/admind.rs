@@ -9,7 +9,7 @@
 //! | `admind scrub` | `ffs-scrub.service`, by a timer | reads all of the array from time to time ([`crate::storage`]) |
 //! | `admind health` | `ffs-health.service` | waits until this start is a good one ([`health`]) |
 //! | `admind console` | `ffs-console.service` | shows on screen and serial line how the machine is ([`crate::console`]) |
-//! | `admind esp mount`, `umount` | `systemd-bless-boot.service` | has the boot partition at `/boot` while the entry is blessed |
+//! | `admind bless` | `systemd-bless-boot.service` | marks the running entry as good ([`health`]) |
 //! | `admind serve --config FILE` | `admind.service` | answers commlinkd: status, storage, updates |
 //!
 //! `console` and `serve` go on; the others end with 0, or with 1 and a message that says what to do.
@@ -25,7 +25,6 @@ mod update;
 use crate::setup;
 use crate::state::mount;
 use crate::storage::{apply, change, scrub, told};
-use crate::update::esp;
 use clap::{Parser, Subcommand};
 use keys::site::Role;
 use serde::Deserialize;
@@ -67,25 +66,14 @@ enum Command {
     Health,
     /// Show on screen and serial line how this machine is.
     Console,
-    /// The boot partition.
-    Esp {
-        #[command(subcommand)]
-        command: EspCommand,
-    },
+    /// Mark the running entry of the boot loader as good.
+    Bless,
     /// Answer requests.
     Serve {
         /// The configuration file (TOML).
         #[arg(long, value_name = "FILE", default_value = setup::ADMIND_CONFIG)]
         config: PathBuf,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum EspCommand {
-    /// Mount it at /boot.
-    Mount,
-    /// Unmount it.
-    Umount,
 }
 
 /// The configuration of admind.
@@ -114,8 +102,7 @@ pub fn main() -> ExitCode {
         }),
         Command::Health => once(health::gate),
         Command::Console => once(crate::console::run),
-        Command::Esp { command: EspCommand::Mount } => once(|| Ok(esp::attach()?)),
-        Command::Esp { command: EspCommand::Umount } => once(health::marked),
+        Command::Bless => once(health::bless),
         Command::StorageChange => once(|| Ok(told(change::run())?)),
         Command::Scrub { pause: true, .. } => once(|| Ok(scrub::pause()?)),
         Command::Scrub { now, .. } => once(|| Ok(scrub::run(now)?)),

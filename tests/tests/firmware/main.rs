@@ -198,6 +198,9 @@ fn vm_updates_prove_themselves_or_are_given_up() {
     assert!(failed.starts_with("0.1.2: ") && failed.contains("portald"), "{failed}");
     booted.refused(&bad, &[], "failed");
     booted.shows("Updates       0.1.2 failed: portald");
+    // All the time somebody asked for the entries, and that took them from nobody who worked with them.
+    let serial = booted.vms.vm(Role::Web).serial();
+    assert!(!serial.contains("is not noted") && !serial.contains("on the boot partition"), "{serial}");
     a_factory_reset(&mut booted);
 }
 

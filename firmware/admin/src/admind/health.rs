@@ -13,7 +13,7 @@ use crate::console::facts::{self, HEALTH};
 use crate::setup::{Daemon, SITE};
 use crate::storage::keeps_data;
 use crate::tools;
-use crate::update::esp::{EspError, Mounted, detach};
+use crate::update::esp::{AT, EspError, Mounted};
 use crate::update::record::{RECORD, Record};
 use keys::site::{Machine, Plan, Role};
 use rustls::pki_types::ServerName;
@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 pub(super) const LIMIT: Duration = Duration::from_secs(300);
 /// Where an image may say something else: seconds, in decimal.
 const LIMIT_FILE: &str = "/usr/share/ffs/health-seconds";
+/// Takes the count of tries from the name of the entry that was booted (Boot Loader Specification, "Boot counting").
+const BLESS: &str = "/usr/lib/systemd/systemd-bless-boot";
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(250);
 /// Without these nobody reaches the machine, or anybody does.
@@ -192,11 +194,14 @@ fn handshake(at: SocketAddr) -> Result<(), Failed> {
     }
 }
 
-/// The boot partition is not needed any more after the running entry was marked as good, or could not be.
-pub(super) fn marked() -> Result<(), Failed> {
-    let settled = settle();
-    detach()?;
-    settled
+/// Marks the running entry as good, and notes what became of the version that was tried.
+///
+/// # Errors
+/// When it cannot be marked; it stays on trial then. When that cannot be noted.
+pub(super) fn bless() -> Result<(), Failed> {
+    let mounted = Mounted::new()?;
+    tools::run(Path::new(BLESS), &[&format!("--path={AT}"), "good"], b"")?;
+    update::settle_on(&mounted, machine()?.role)
 }
 
 /// Notes what became of the version that was tried.

@@ -57,16 +57,20 @@ fn with_data(data: &Data) -> Result<(), Refusal> {
 
 /// Writes down what became of a version that was tried, as far as the entries of this machine tell.
 pub(super) fn settle(role: Role) -> Result<(), Box<dyn Error>> {
-    let path = Path::new(RECORD);
     // The boot partition is left alone where there is nothing to find out.
-    if Record::load(path)?.trying.is_none() {
+    if Record::load(Path::new(RECORD))?.trying.is_none() {
         return Ok(());
     }
     match Mounted::new() {
-        Ok(mounted) => Ok(note(path, &mounted.slots(role)?)?),
+        Ok(mounted) => settle_on(&mounted, role),
         Err(EspError::Direct) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The same for who has the boot partition already.
+pub(super) fn settle_on(mounted: &Mounted, role: Role) -> Result<(), Box<dyn Error>> {
+    Ok(note(Path::new(RECORD), &mounted.slots(role)?)?)
 }
 
 fn note(path: &Path, slots: &Slots) -> io::Result<()> {

@@ -1,5 +1,8 @@
 //! The ESP of this machine, mounted only while something is done with it: a file system that cannot take a power cut well should
 //! not be open when none is needed.
+//!
+//! The daemon, the health gate and the step that marks an entry as good are processes of their own that may want it at the same
+//! instant. Each has it alone, until it is unmounted again ([`Mounted`]).
 
 use super::fat::{self, FatError};
 use super::install::{Esp, InstallError};
@@ -39,22 +42,19 @@ pub(crate) enum EspError {
     Version,
 }
 
-/// The ESP, mounted until this is dropped.
+/// The ESP, mounted at [`AT`] until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Mounted(());
+pub(crate) struct Mounted {
+    /// Given back after the unmounting: who has waited must not find what is about to go.
+    _turn: File,
+}
 
-/// Mounts it at [`AT`], unless it is already; what a power cut has left of it is mended first.
-pub(crate) fn attach() -> Result<(), EspError> {
-    let device = booted_esp().map_err(EspError::Mount)?.ok_or(EspError::Direct)?.path();
-    // Whoever else wants it waits until it is mounted: it must not be while it is repaired.
-    let lock = File::open(&device).map_err(EspError::Mount)?;
-    lock.lock().map_err(EspError::Mount)?;
-    if is_mounted(&device).map_err(EspError::Mount)? {
-        return Ok(());
-    }
-    fat::check(&device)?;
-    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
-    mount(Some(&device), AT, Some("vfat"), flags, Some("umask=0077,flush")).map_err(|e| EspError::Mount(e.into()))
+/// Waits until nobody else works with the file system on this device; the right to do so then, until it is dropped. It ends with its
+/// process, too.
+fn turn(device: &Path) -> io::Result<File> {
+    let turn = File::open(device)?;
+    turn.lock()?;
+    Ok(turn)
 }
 
 /// Whether a file system on this device is mounted: then nobody gets it for himself (open(2), `O_EXCL`).
@@ -67,7 +67,7 @@ fn is_mounted(device: &Path) -> io::Result<bool> {
 }
 
 /// Unmounts it, if it is mounted.
-pub(crate) fn detach() -> Result<(), EspError> {
+fn detach() -> Result<(), EspError> {
     match umount2(AT, MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) | Err(Errno::EINVAL) => Ok(()),
         Err(errno) => Err(EspError::Mount(errno.into())),
@@ -75,9 +75,18 @@ pub(crate) fn detach() -> Result<(), EspError> {
 }
 
 impl Mounted {
-    /// Mounts it.
+    /// Waits for its turn and mounts it; what a power cut has left of it is mended first.
     pub(crate) fn new() -> Result<Self, EspError> {
-        attach().map(|()| Self(()))
+        let device = booted_esp().map_err(EspError::Mount)?.ok_or(EspError::Direct)?.path();
+        let mounted = Self { _turn: turn(&device).map_err(EspError::Mount)? };
+        // A process that was killed has left it so.
+        if !is_mounted(&device).map_err(EspError::Mount)? {
+            fat::check(&device)?;
+            let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
+            mount(Some(&device), AT, Some("vfat"), flags, Some("umask=0077,flush"))
+                .map_err(|e| EspError::Mount(e.into()))?;
+        }
+        Ok(mounted)
     }
 
     /// Its entries.
@@ -113,6 +122,24 @@ pub(crate) fn version_of(os_release: &str) -> Option<Version> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::TryLockError;
+
+    #[test]
+    fn one_at_a_time() {
+        let device = tempfile::NamedTempFile::new().unwrap();
+        let first = turn(device.path()).unwrap();
+        let other = File::open(device.path()).unwrap();
+        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+        let waits = std::thread::spawn({
+            let path = device.path().to_owned();
+            move || turn(&path).unwrap()
+        });
+        drop(first);
+        let second = waits.join().unwrap();
+        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(second);
+        other.try_lock().unwrap();
+    }
 
     #[test]
     fn what_an_image_says_it_is() {
