@@ -48,8 +48,9 @@ pub const TOOLS: &[Tool] = &[
 /// Needed beside [`TOOLS`] to boot by UEFI.
 pub const UEFI_TOOLS: &[Tool] = &[Tool { program: qemu::image::OVMF[0], package: "ovmf" }];
 
-/// How long the machines may take to be healthy. Alone on two cores they take half a minute; nothing says that they are alone.
-const HEALTHY: Duration = Duration::from_secs(300);
+/// How long the machines may take to be healthy. Alone on two quiet cores they take half a minute; nothing says that they are alone,
+/// or that the cores are quick: four minutes were seen.
+const HEALTHY: Duration = Duration::from_secs(600);
 /// How long one look at the portal may take.
 const LOOK: &str = "10";
 /// Smallest data disk: mkfs.xfs refuses less than 300 MB, and the stager leaves a part free.
