@@ -1,16 +1,16 @@
 //! What a machine consists of, and QEMU's command line for it.
 
+mod net;
+
 use crate::accel::Accel;
 use crate::{Error, rom};
 use std::ffi::OsString;
-use std::fmt;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+
+pub use net::{End, Forward, MAX_FORWARDS, Mac, Net, Nic, Segment, User};
 
 /// Longest path of a Unix socket: 108 bytes with the final NUL (unix(7)).
 pub const MAX_SOCKET_PATH: usize = 107;
-/// Most forwarded ports of one interface: QEMU gets each as some 45 bytes of one argument, which Linux limits to 128 KiB.
-pub const MAX_FORWARDS: usize = 2048;
 /// Translated code that a machine keeps in emulation, in MiB. QEMU's default would be a quarter of the host's memory.
 const TRANSLATION_MIB: u32 = 256;
 
@@ -60,113 +60,6 @@ pub enum Boot {
     },
     /// 64 KiB in place of the firmware.
     Rom(PathBuf),
-}
-
-/// A hardware address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Mac(pub [u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-/// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nic {
-    /// Its name within the machine.
-    pub id: String,
-    /// Its hardware address.
-    pub mac: Mac,
-    /// What it is plugged into.
-    pub net: Net,
-    /// A file that gets all that passes (pcap), from the start.
-    pub capture: Option<PathBuf>,
-}
-
-/// What an interface is plugged into.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Net {
-    /// One end of a segment.
-    Segment(End),
-    /// QEMU's own network, with an address translation to the host.
-    User(User),
-}
-
-/// A LAN segment between two stations. Each end is a datagram socket, so that no end has to be there first, and an end that
-/// starts again is found again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segment {
-    first: PathBuf,
-    second: PathBuf,
-}
-
-/// One end of a segment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct End {
-    /// The socket of this end.
-    pub local: PathBuf,
-    /// The socket of the other end.
-    pub remote: PathBuf,
-}
-
-impl Segment {
-    /// A segment whose sockets are in this directory.
-    pub fn new(dir: &Path, name: &str) -> Self {
-        Self { first: dir.join(format!("{name}.0")), second: dir.join(format!("{name}.1")) }
-    }
-
-    /// The end of one station.
-    pub fn first(&self) -> End {
-        End { local: self.first.clone(), remote: self.second.clone() }
-    }
-
-    /// The end of the other station.
-    pub fn second(&self) -> End {
-        End { local: self.second.clone(), remote: self.first.clone() }
-    }
-}
-
-/// QEMU's own network: a /24 in which the host is .2.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User {
-    /// The address of the machine, which gives itself or asks for by DHCP; the network is its /24.
-    pub guest: Ipv4Addr,
-    /// Whether the machine can reach the host and the world. Forwarded ports work without.
-    pub outbound: bool,
-    /// TCP ports of the host's 127.0.0.1 that lead to ports of the machine.
-    pub forwards: Vec<Forward>,
-}
-
-/// A port of the host's 127.0.0.1 that leads to a port of the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Forward {
-    /// The host's.
-    pub host: u16,
-    /// The machine's.
-    pub guest: u16,
-}
-
-impl User {
-    /// A network from which nothing leads out.
-    pub fn new(guest: Ipv4Addr) -> Self {
-        Self { guest, outbound: false, forwards: Vec::new() }
-    }
-
-    /// Forwards all of a range of ports to the same ports.
-    #[must_use]
-    pub fn forward(mut self, (first, last): (u16, u16)) -> Self {
-        self.forwards.extend((first..=last).map(|port| Forward { host: port, guest: port }));
-        self
-    }
-
-    /// The address under which the machine sees the host: forwarded connections come from there.
-    pub fn host(&self) -> Ipv4Addr {
-        let [a, b, c, _] = self.guest.octets();
-        Ipv4Addr::new(a, b, c, 2)
-    }
 }
 
 /// A disk, behind a PCIe root port of its own, so that it can be pulled and plugged.
@@ -351,8 +244,8 @@ impl Machine {
         args.flag("-serial", "chardev:serial");
         args.with_path("-qmp", "unix:", socket(&files.qmp)?, ",server=on,wait=off")?;
         self.boot.args(&mut args)?;
-        for nic in &self.nics {
-            nic.args(&mut args)?;
+        for (slot, nic) in self.nics.iter().enumerate() {
+            nic.args(slot + 1, &mut args)?;
         }
         for (slot, disk) in self.disks.iter().enumerate() {
             let log = self.logged.as_ref().filter(|(id, _)| *id == disk.id).map(|(_, path)| path.as_path());
@@ -388,51 +281,6 @@ impl Boot {
     }
 }
 
-impl Nic {
-    fn args(&self, args: &mut Args) -> Result<(), Error> {
-        plain(&self.id)?;
-        let id = &self.id;
-        match &self.net {
-            Net::Segment(End { local, remote }) => {
-                let path = |p| Ok::<_, Error>(text(socket(p)?)?.replace(',', ",,"));
-                let (local, remote) = (path(local)?, path(remote)?);
-                let ends = format!("local.type=unix,local.path={local},remote.type=unix,remote.path={remote}");
-                args.flag("-netdev", format!("dgram,id={id},{ends}"));
-            }
-            Net::User(user) => args.flag("-netdev", user.netdev(id)?),
-        }
-        args.flag("-device", format!("virtio-net-pci,id=dev-{id},netdev={id},mac={}", self.mac));
-        if let Some(capture) = &self.capture {
-            args.with_path("-object", &format!("filter-dump,id=dump-{id},netdev={id},file="), capture, "")?;
-        }
-        Ok(())
-    }
-}
-
-impl User {
-    fn netdev(&self, id: &str) -> Result<String, Error> {
-        if self.forwards.len() > MAX_FORWARDS {
-            let why = format!("{id} forwards {} ports, but at most {MAX_FORWARDS} can be", self.forwards.len());
-            return Err(Error::Description(why));
-        }
-        let [a, b, c, last] = self.guest.octets();
-        // .2 is the host, .3 its name server; from .4 the machine may ask for its address.
-        if !(4..=239).contains(&last) {
-            return Err(Error::Description(format!("{} is not between .4 and .239", self.guest)));
-        }
-        let restrict = if self.outbound { "off" } else { "on" };
-        let mut netdev = format!(
-            "user,id={id},net={a}.{b}.{c}.0/24,host={},dhcpstart={},ipv6=off,restrict={restrict}",
-            self.host(),
-            self.guest
-        );
-        for Forward { host, guest } in &self.forwards {
-            netdev.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-{}:{guest}", self.guest));
-        }
-        Ok(netdev)
-    }
-}
-
 impl Disk {
     fn args(&self, slot: usize, log: Option<&Path>, args: &mut Args) -> Result<(), Error> {
         plain(&self.id)?;
@@ -465,6 +313,7 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     fn machine() -> Machine {
         let boot = Boot::Direct { kernel: "/k".into(), initrd: Some("/i".into()), cmdline: "quiet a=b".into() };
@@ -509,8 +358,10 @@ mod tests {
         has("-append", "quiet a=b");
         has(
             "-netdev",
-            "dgram,id=lan,local.type=unix,local.path=/run/x/lan.1,remote.type=unix,remote.path=/run/x/lan.0",
+            "dgram,id=end-lan,local.type=unix,local.path=/run/x/lan.1,remote.type=unix,remote.path=/run/x/lan.0",
         );
+        has("-netdev", "hubport,id=hub-end-lan,hubid=1,netdev=end-lan");
+        has("-netdev", "hubport,id=lan,hubid=1");
         has("-device", "virtio-net-pci,id=dev-lan,netdev=lan,mac=52:54:00:01:02:ff");
         has(
             "-netdev",
@@ -589,7 +440,7 @@ mod tests {
         for (length, fits) in [(MAX_SOCKET_PATH, true), (MAX_SOCKET_PATH + 1, false)] {
             let mut machine = machine();
             assert_eq!(long(length).local.as_os_str().len(), length);
-            machine.nics[0].net = Net::Segment(long(length));
+            machine.nics[0].net = Net::Wire(long(length));
             assert_eq!(args(&machine).is_ok(), fits, "{length}");
         }
     }

@@ -145,7 +145,7 @@ pub fn machine(planned: &Planned, dir: &Path, boot: Boot, disks: Vec<Disk>) -> M
 
 /// The same machine with every interface on a wire of its own, whose other end is free for a station of ours.
 pub fn on_wires(machine: &Machine, dir: &Path) -> Machine {
-    let wired = |nic: &Nic| Nic { net: Net::Segment(wire(dir, &machine.name, &nic.id).first()), ..nic.clone() };
+    let wired = |nic: &Nic| Nic { net: Net::Wire(wire(dir, &machine.name, &nic.id).first()), ..nic.clone() };
     Machine { nics: machine.nics.iter().map(wired).collect(), ..machine.clone() }
 }
 
@@ -203,7 +203,7 @@ mod tests {
         for machine in site() {
             for nic in machine.nics {
                 match nic.net {
-                    Net::Segment(end) => ends.push((machine.name.clone(), end)),
+                    Net::Segment(end) | Net::Wire(end) => ends.push((machine.name.clone(), end)),
                     Net::User(user) => assert!(!user.outbound),
                 }
             }

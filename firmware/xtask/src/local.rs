@@ -39,6 +39,8 @@ const DAEMONS: [(Role, &str); 6] = [
 /// ftpd comes last, since it asks stagerd.
 const FTPD: (Role, &str) = (Role::Download, "ftpd");
 
+/// Ports for data connections of ftp.
+const PASSIVE: u16 = 256;
 /// First uid of the daemons; each machine has ten.
 const FIRST_UID: u32 = 64_000;
 
@@ -133,7 +135,7 @@ impl Setup {
         let mut free = Ports::default();
         let mut machines = Role::ALL.map(|role| Machine::new(role, "127.0.0.1"));
         for machine in &mut machines {
-            free.assign(machine)?;
+            free.assign(machine, PASSIVE)?;
         }
         let machines = machines.to_vec();
         let plan = Plan { name: "local".into(), operators: vec![OPERATOR.into()], time: Vec::new(), machines };

@@ -9,20 +9,17 @@ use std::ops::Range;
 /// Below the ports that Linux gives to outgoing connections, so that none of these takes one of ours.
 const RANGE: Range<u16> = 20_000..32_000;
 
-/// How many ports the ftp daemon gets for data connections.
-const PASSIVE: u16 = 256;
-
 /// Hands out ports that nobody listens on now.
 #[derive(Debug, Default)]
 pub(crate) struct Ports(BTreeSet<u16>);
 
 impl Ports {
-    /// Gives a machine ports that are free on this host, in place of the usual ones.
-    pub(crate) fn assign(&mut self, machine: &mut Machine) -> Result<()> {
+    /// Gives a machine ports that are free on this host, in place of the usual ones; so many of them for data connections of ftp.
+    pub(crate) fn assign(&mut self, machine: &mut Machine, passive: u16) -> Result<()> {
         machine.ports = self.take(keys::site::PORTS)?;
         match machine.role {
             Role::Web => machine.https = self.take(1)?.0,
-            Role::Download => (machine.ftp, machine.passive) = (self.take(1)?.0, self.take(PASSIVE)?),
+            Role::Download => (machine.ftp, machine.passive) = (self.take(1)?.0, self.take(passive)?),
             Role::Database => {}
         }
         Ok(())

@@ -48,6 +48,8 @@ pub const TOOLS: &[Tool] = &[
 /// Needed beside [`TOOLS`] to boot by UEFI.
 pub const UEFI_TOOLS: &[Tool] = &[Tool { program: qemu::image::OVMF[0], package: "ovmf" }];
 
+/// Ports for data connections of ftp. QEMU polls the socket of each that it forwards whenever anything happens.
+const PASSIVE: u16 = 64;
 /// How long the machines may take to be healthy. Alone on two quiet cores they take half a minute; nothing says that they are alone,
 /// or that the cores are quick: four minutes were seen.
 const HEALTHY: Duration = Duration::from_secs(600);
@@ -162,7 +164,7 @@ impl Setup {
         fs::set_permissions(dir, Permissions::from_mode(0o700))?;
         let (mut free, mut machines) = (Ports::default(), Role::ALL.map(site::planned));
         for machine in &mut machines {
-            free.assign(machine)?;
+            free.assign(machine, PASSIVE)?;
         }
         let machines = machines.to_vec();
         let plan = Plan { name: "vms".into(), operators: vec![OPERATOR.into()], time: Vec::new(), machines };

@@ -5,6 +5,7 @@ use crate::machine::{Boot, Mac, Net, Nic, Segment, User};
 use crate::rom;
 use crate::wire::Station;
 use std::net::Ipv4Addr;
+use std::os::unix::net::UnixDatagram;
 
 fn patience() -> Patience {
     Patience::of(Duration::from_secs(60))
@@ -114,4 +115,30 @@ fn vm_networks_and_captures() {
     let bytes = fs::read(&file).unwrap();
     assert!(bytes.windows(4).any(|w| w == [10, 9, 9, 2]), "the question for 10.9.9.2 is not in {} bytes", bytes.len());
     assert!(vm.capture("nothing", &file).is_err());
+}
+
+/// Frames for a machine that takes none.
+const FRAMES: usize = 2000;
+
+/// How many of them go without a wait as long as this.
+fn frames_sent(net: impl Fn(&Segment) -> Net, wait: Duration) -> usize {
+    let dir = tempfile::tempdir().unwrap();
+    let segment = Segment::new(dir.path(), "lan");
+    let mut machine = halts(dir.path());
+    machine.nics =
+        vec![Nic { id: "lan".into(), mac: Mac([0x52, 0x54, 0, 0, 0, 1]), net: net(&segment), capture: None }];
+    let _vm = machine.start(Accel::Tcg, dir.path()).unwrap();
+    let end = segment.second();
+    let socket = UnixDatagram::bind(&end.local).unwrap();
+    socket.set_write_timeout(Some(wait)).unwrap();
+    (0..FRAMES).take_while(|_| socket.send_to(&[0xff; 60], &end.remote).is_ok()).count()
+}
+
+/// Else the QEMU at the other end tries again all the time.
+#[test]
+#[ignore = "vm: needs QEMU"]
+fn vm_on_a_segment_keeps_nobody_waiting() {
+    assert_eq!(frames_sent(|segment| Net::Segment(segment.first()), Duration::from_secs(60)), FRAMES);
+    let few = frames_sent(|segment| Net::Wire(segment.first()), Duration::from_millis(500));
+    assert!(few < FRAMES, "a station of ours is not slowed down to what the machine takes");
 }
