@@ -312,6 +312,7 @@ impl Disk {
 
 #[cfg(test)]
 mod tests {
+    use super::net::SINK;
     use super::*;
     use std::net::Ipv4Addr;
 
@@ -362,6 +363,9 @@ mod tests {
         );
         has("-netdev", "hubport,id=hub-end-lan,hubid=1,netdev=end-lan");
         has("-netdev", "hubport,id=lan,hubid=1");
+        let sink = "local.type=unix,local.path=/run/x/lan.1.sink,remote.type=unix,remote.path=/dev/null";
+        has("-netdev", &format!("dgram,id=sink-lan,{sink}"));
+        has("-netdev", "hubport,id=hub-sink-lan,hubid=1,netdev=sink-lan");
         has("-device", "virtio-net-pci,id=dev-lan,netdev=lan,mac=52:54:00:01:02:ff");
         has(
             "-netdev",
@@ -437,11 +441,14 @@ mod tests {
         assert!(with(|m| m.nics[0].id = "x".repeat(21)).is_err());
         assert!(with(|m| m.nics[1].net = Net::User(User::new(Ipv4Addr::new(10, 0, 0, 2)))).is_err());
         let long = |n: usize| Segment::new(Path::new(&format!("/{}", "x".repeat(n - 5))), "s").first();
-        for (length, fits) in [(MAX_SOCKET_PATH, true), (MAX_SOCKET_PATH + 1, false)] {
-            let mut machine = machine();
-            assert_eq!(long(length).local.as_os_str().len(), length);
-            machine.nics[0].net = Net::Wire(long(length));
-            assert_eq!(args(&machine).is_ok(), fits, "{length}");
+        let segment = MAX_SOCKET_PATH - SINK.len();
+        for (net, most) in [(Net::Wire as fn(_) -> _, MAX_SOCKET_PATH), (Net::Segment as fn(_) -> _, segment)] {
+            for (length, fits) in [(most, true), (most + 1, false)] {
+                let mut machine = machine();
+                assert_eq!(long(length).local.as_os_str().len(), length);
+                machine.nics[0].net = net(long(length));
+                assert_eq!(args(&machine).is_ok(), fits, "{length}");
+            }
         }
     }
 }

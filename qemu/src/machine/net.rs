@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// Most forwarded ports of one interface: QEMU gets each as some 45 bytes of one argument, which Linux limits to 128 KiB.
 pub const MAX_FORWARDS: usize = 2048;
+/// What the path of a [`Net::Segment`]'s second socket has more than that of its first.
+pub(super) const SINK: &str = ".sink";
 
 /// A hardware address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -145,14 +147,11 @@ impl Nic {
 }
 
 impl End {
-    /// An end from which nothing comes, and where everything gets lost.
+    /// An end from which nothing comes, and where everything gets lost: what is there is no socket.
     fn sink(&self) -> Self {
-        let beside = |ending: &str| {
-            let mut path = self.local.clone().into_os_string();
-            path.push(ending);
-            PathBuf::from(path)
-        };
-        Self { local: beside(".sink"), remote: beside(".none") }
+        let mut local = self.local.clone().into_os_string();
+        local.push(SINK);
+        Self { local: local.into(), remote: "/dev/null".into() }
     }
 
     fn netdev(&self, id: &str) -> Result<String, Error> {

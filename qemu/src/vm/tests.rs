@@ -25,6 +25,10 @@ fn halts(dir: &Path) -> Machine {
     machine
 }
 
+fn nic(id: &str, net: Net) -> Nic {
+    Nic { id: id.into(), mac: Mac([0x52, 0x54, 0, 0, 0, 1]), net, capture: None }
+}
+
 /// Whether the process runs, or at least is no corpse.
 fn alive(pid: u32) -> bool {
     let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -102,7 +106,6 @@ fn vm_networks_and_captures() {
     let dir = tempfile::tempdir().unwrap();
     let segment = Segment::new(dir.path(), "lan");
     let mut machine = halts(dir.path());
-    let nic = |id: &str, net| Nic { id: id.into(), mac: Mac([0x52, 0x54, 0, 0, 0, 1]), net, capture: None };
     machine.nics =
         vec![nic("lan", Net::Segment(segment.first())), nic("pub", Net::User(User::new(Ipv4Addr::new(10, 1, 1, 15))))];
     let mut vm = machine.start(Accel::Tcg, dir.path()).unwrap();
@@ -125,8 +128,7 @@ fn frames_sent(net: impl Fn(&Segment) -> Net, wait: Duration) -> usize {
     let dir = tempfile::tempdir().unwrap();
     let segment = Segment::new(dir.path(), "lan");
     let mut machine = halts(dir.path());
-    machine.nics =
-        vec![Nic { id: "lan".into(), mac: Mac([0x52, 0x54, 0, 0, 0, 1]), net: net(&segment), capture: None }];
+    machine.nics = vec![nic("lan", net(&segment))];
     let _vm = machine.start(Accel::Tcg, dir.path()).unwrap();
     let end = segment.second();
     let socket = UnixDatagram::bind(&end.local).unwrap();
