@@ -71,7 +71,7 @@ pub(super) fn gate() -> Result<(), Failed> {
     tracing::info!(seconds = begin.elapsed().as_secs(), "this start is a good one");
     show(facts::GOOD);
     // What was tried before has come to its end, one way or the other. That this cannot be noted is no reason to give up.
-    if let Err(error) = settle() {
+    if let Err(error) = machine().and_then(|machine| update::settle(machine.role)) {
         tracing::error!("what became of the last update is not noted: {}", daemon::report(&*error));
     }
     Ok(())
@@ -202,11 +202,6 @@ pub(super) fn bless() -> Result<(), Failed> {
     let mounted = Mounted::new()?;
     tools::run(Path::new(BLESS), &[&format!("--path={AT}"), "good"], b"")?;
     update::settle_on(&mounted, machine()?.role)
-}
-
-/// Notes what became of the version that was tried.
-fn settle() -> Result<(), Failed> {
-    update::settle(machine()?.role)
 }
 
 /// Leaves an entry that is on trial, with a word about why.

@@ -134,7 +134,7 @@ impl Admind {
                 update::push(self.role, from, insist, literal).await
             }
             Request::UpdateStatus {} => {
-                // The boot partition is mounted in one place only.
+                // Who works with the boot partition has it alone; to wait here for an order that does would hold up all others.
                 let _one = self.change()?;
                 update::show(self.role)
             }
