@@ -57,7 +57,6 @@ pub(crate) struct Lab {
     pub(crate) vms: Vms,
     desk: Desk,
     dir: PathBuf,
-    browsers: Arc<Vec<Customer>>,
     /// What was acknowledged and not fetched yet.
     acknowledged: Vec<Staged>,
     seed: u64,
@@ -127,10 +126,10 @@ impl Lab {
         let desk = Desk::new(vms.access(), &dir);
         let seed = std::env::var("FFS_SEED").ok().and_then(|text| text.parse().ok());
         let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-        Self { vms, desk, dir, browsers: Arc::default(), acknowledged: Vec::new(), seed }
+        Self { vms, desk, dir, acknowledged: Vec::new(), seed }
     }
 
-    /// Objects, and customers who are logged in and entitled to them.
+    /// Objects, and customers who are entitled to them.
     fn fill(&mut self) {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         let objects = SMALL_VERSIONS.map(|v| (SMALL, v, SMALL_BYTES)).into_iter();
@@ -141,7 +140,11 @@ impl Lab {
         for name in CUSTOMERS {
             self.customer(name, &[SMALL, LARGE]);
         }
-        self.browsers = Arc::new(CUSTOMERS.map(|name| self.logged_in(name)).into());
+    }
+
+    /// The customers, logged in for one load: a session ends after half an hour, and a test with many cuts takes longer.
+    fn log_in(&self) -> Vec<Customer> {
+        CUSTOMERS.map(|name| self.logged_in(name)).into()
     }
 
     /// Waits for what is sure to come, also on a busy host.
@@ -197,7 +200,7 @@ impl Lab {
     /// Stages on behalf of all customers at once until so many stagings were acknowledged, then cuts the power of the download
     /// machine and starts it again, changed or not, until it serves a file.
     pub(crate) fn cut_under_load(&mut self, stagings: usize, change: impl FnOnce(Machine) -> Machine) -> Cut {
-        let load = Load::start(&self.browsers);
+        let load = Load::start(self.log_in());
         self.eventually("stagings", |_| load.acknowledged() >= stagings);
         // A moment at which there is something to lose; such moments are short.
         let patience = Patience::of(LONG);
@@ -233,8 +236,9 @@ impl Lab {
 
     /// Twenty downloads, and stagings beside them; `during` happens when all downloads are under way.
     pub(crate) fn under_downloads(&mut self, during: impl FnOnce(&mut Self)) {
-        let staged = self.stage_large();
-        let load = Load::start(&self.browsers);
+        let browsers = self.log_in();
+        let staged = stage_large(&browsers);
+        let load = Load::start(browsers);
         let mut before = 0;
         self.fetch(&staged, |lab| {
             before = load.acknowledged();
@@ -243,14 +247,6 @@ impl Lab {
         self.eventually("stagings after that", |_| load.acknowledged() > before + CUSTOMERS.len());
         load.stop();
         self.acknowledged.extend(load.finish());
-    }
-
-    fn stage_large(&self) -> Vec<Staged> {
-        let stage = |n: usize| {
-            let version = LARGE_VERSIONS[n % LARGE_VERSIONS.len()];
-            self.browsers[n % CUSTOMERS.len()].stage(LARGE, version).unwrap_or_else(|e| panic!("{e:#}"))
-        };
-        (0..DOWNLOADS).map(stage).collect()
     }
 
     fn fetch(&mut self, staged: &[Staged], during: impl FnOnce(&mut Self)) {
@@ -471,6 +467,15 @@ impl Download {
     }
 }
 
+/// As many stagings as there are downloads, by these customers in turn.
+fn stage_large(browsers: &[Customer]) -> Vec<Staged> {
+    let stage = |n: usize| {
+        let version = LARGE_VERSIONS[n % LARGE_VERSIONS.len()];
+        browsers[n % browsers.len()].stage(LARGE, version).unwrap_or_else(|e| panic!("{e:#}"))
+    };
+    (0..DOWNLOADS).map(stage).collect()
+}
+
 /// Customers who stage, each one thing after the other.
 struct Load {
     stop: Arc<AtomicBool>,
@@ -479,16 +484,16 @@ struct Load {
 }
 
 impl Load {
-    fn start(browsers: &Arc<Vec<Customer>>) -> Self {
+    fn start(browsers: Vec<Customer>) -> Self {
         let (stop, acknowledged) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Staged>>>::default());
-        let one = |n: usize| {
-            let (browsers, stop, acknowledged) = (browsers.clone(), stop.clone(), acknowledged.clone());
+        let one = |browser: Customer| {
+            let (stop, acknowledged) = (stop.clone(), acknowledged.clone());
             std::thread::spawn(move || {
                 for version in SMALL_VERSIONS.iter().cycle() {
                     if stop.load(Ordering::SeqCst) {
                         return;
                     }
-                    match browsers[n].stage(SMALL, version) {
+                    match browser.stage(SMALL, version) {
                         Ok(staged) => acknowledged.lock().unwrap().push(staged),
                         // The power has gone meanwhile.
                         Err(_) if stop.load(Ordering::SeqCst) => return,
@@ -497,7 +502,7 @@ impl Load {
                 }
             })
         };
-        let threads = (0..browsers.len()).map(one).collect();
+        let threads = browsers.into_iter().map(one).collect();
         Self { stop, acknowledged, threads }
     }
 
