@@ -53,8 +53,12 @@ fn not_much_later(all: &Cut, missing: &Cut) {
 fn come_back(lab: &mut Lab, id: &str) {
     let name = lab.plug(id);
     lab.operate(&["storage", "add-spare", "download", &name]);
-    let storage = lab.until_healthy(true);
-    assert!(storage.disk(id).is_some_and(|d| d.member && d.state.starts_with("in_sync")), "{storage:?}");
+    // The machine reads one file of the kernel after the other: in the moment at which the copy ends, the array can be whole and its
+    // new member not one yet.
+    lab.eventually("a whole array with the disk in it", |lab| {
+        let storage = lab.storage().filter(|s| s.healthy);
+        storage.is_some_and(|s| s.disk(id).is_some_and(|d| d.member && d.state.starts_with("in_sync")))
+    });
 }
 
 #[test]
