@@ -388,6 +388,13 @@ pub(crate) struct Shown {
     pub(crate) health: String,
 }
 
+impl Shown {
+    /// Whether it is a member that has all of its part.
+    pub(crate) fn is_in(&self) -> bool {
+        self.member && self.state.starts_with("in_sync")
+    }
+}
+
 impl Storage {
     fn of(value: &Value) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -3,7 +3,7 @@
 
 mod kit;
 
-use kit::{Cut, Lab, Storage};
+use kit::{Cut, Lab, Shown, Storage};
 use qemu::machine::{Bus, Disk, Machine};
 use qemu::nbd::Mood;
 use std::time::Duration;
@@ -53,12 +53,8 @@ fn not_much_later(all: &Cut, missing: &Cut) {
 fn come_back(lab: &mut Lab, id: &str) {
     let name = lab.plug(id);
     lab.operate(&["storage", "add-spare", "download", &name]);
-    // The machine reads one file of the kernel after the other: in the moment at which the copy ends, the array can be whole and its
-    // new member not one yet.
-    lab.eventually("a whole array with the disk in it", |lab| {
-        let storage = lab.storage().filter(|s| s.healthy);
-        storage.is_some_and(|s| s.disk(id).is_some_and(|d| d.member && d.state.starts_with("in_sync")))
-    });
+    let storage = lab.until_healthy(true);
+    assert!(storage.disk(id).is_some_and(Shown::is_in), "{storage:?}");
 }
 
 #[test]
@@ -153,7 +149,7 @@ fn copy(lab: &mut Lab, old: &str, new: &str, meanwhile: impl Fn(&Storage)) {
     lab.eventually("the end of the copy", |lab| {
         let storage = lab.storage().unwrap();
         meanwhile(&storage);
-        let is_in = |id: &str| storage.disk(id).is_some_and(|d| d.state.starts_with("in_sync"));
+        let is_in = |id: &str| storage.disk(id).is_some_and(Shown::is_in);
         is_in(new) && !is_in(old)
     });
 }

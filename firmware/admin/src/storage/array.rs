@@ -81,6 +81,8 @@ fn number(path: &Path) -> Option<u64> {
 /// Looks; `None` when there is none.
 pub(crate) fn look(sys: &Path) -> Option<Array> {
     let dir = sys.join("class/block").join(NAME).join("md");
+    let degraded = || number(&dir.join("degraded")).unwrap_or(0);
+    let before = degraded();
     let mut members = Vec::new();
     for entry in fs::read_dir(&dir).ok()?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -102,7 +104,8 @@ pub(crate) fn look(sys: &Path) -> Option<Array> {
         level: text(&dir.join("level"))?,
         state: text(&dir.join("array_state"))?,
         whole: number(&dir.join("raid_disks"))?,
-        missing: number(&dir.join("degraded")).unwrap_or(0),
+        // A copy may have ended, or a member failed, while they were looked at: never whole beside one that is not in it.
+        missing: before.max(degraded()),
         // In KiB.
         component: number(&dir.join("component_size")).unwrap_or(0) << 10,
         mismatches: number(&dir.join("mismatch_cnt")).unwrap_or(0),
@@ -116,6 +119,7 @@ pub(crate) fn look(sys: &Path) -> Option<Array> {
 mod tests {
     use super::*;
     use crate::block::tests::sysfs;
+    use std::io::Write as _;
 
     #[test]
     fn what_the_kernel_says() {
@@ -152,5 +156,36 @@ mod tests {
         assert_eq!((array.done, array.runs()), (None, false));
         fs::remove_dir_all(sys.path().join(dir).join("md")).unwrap();
         assert_eq!(look(sys.path()), None);
+    }
+
+    /// What is missing when the array is looked at, and it changes from one number to another while a member is.
+    fn missing_while(from: &str, to: &str, state: &str) -> u64 {
+        let sys = sysfs(&[
+            ("devices/virtual/block/md0/dev", "9:0\n"),
+            ("devices/virtual/block/md0/md/uuid", "01020304-0506-0708-090a-0b0c0d0e0f10\n"),
+            ("devices/virtual/block/md0/md/level", "raid1\n"),
+            ("devices/virtual/block/md0/md/array_state", "clean\n"),
+            ("devices/virtual/block/md0/md/raid_disks", "2\n"),
+            ("devices/virtual/block/md0/md/degraded", from),
+            ("devices/virtual/block/md0/md/dev-sda/slot", "0\n"),
+        ]);
+        let md = sys.path().join("devices/virtual/block/md0/md");
+        let pipe = md.join("dev-sda/state");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let looking = std::thread::spawn(move || look(sys.path()).unwrap());
+        // Opens when the other side is at the member.
+        let mut at_the_member = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        fs::write(md.join("degraded"), to).unwrap();
+        at_the_member.write_all(state.as_bytes()).unwrap();
+        drop(at_the_member);
+        let array = looking.join().unwrap();
+        assert!(array.members[0].is(state));
+        array.missing
+    }
+
+    #[test]
+    fn an_array_is_not_whole_beside_a_member_that_is_not_in_it() {
+        assert_eq!(missing_while("1\n", "0\n", "spare"), 1, "the copy ended");
+        assert_eq!(missing_while("0\n", "1\n", "faulty"), 1, "the member failed");
     }
 }
