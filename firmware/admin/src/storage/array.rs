@@ -120,56 +120,57 @@ mod tests {
     use super::*;
     use crate::block::tests::sysfs;
     use std::io::Write as _;
+    use tempfile::TempDir;
+
+    const MD: &str = "devices/virtual/block/md0/md";
+
+    /// An array of which the kernel says this.
+    fn md0(files: &[(&str, &str)]) -> TempDir {
+        let paths: Vec<_> = files.iter().map(|(file, text)| (format!("{MD}/{file}"), *text)).collect();
+        let mut said = vec![
+            ("devices/virtual/block/md0/dev", "9:0\n"),
+            ("devices/virtual/block/md0/md/uuid", "01020304-0506-0708-090a-0b0c0d0e0f10\n"),
+            ("devices/virtual/block/md0/md/array_state", "clean\n"),
+        ];
+        said.extend(paths.iter().map(|(path, text)| (&**path, *text)));
+        sysfs(&said)
+    }
 
     #[test]
     fn what_the_kernel_says() {
-        let dir = "devices/virtual/block/md0";
-        let files = [
-            ("dev", "9:0\n"),
-            ("md/uuid", "01020304-0506-0708-090a-0b0c0d0e0f10\n"),
-            ("md/level", "raid10\n"),
-            ("md/array_state", "clean\n"),
-            ("md/raid_disks", "5 (4)\n"),
-            ("md/degraded", "1\n"),
-            ("md/component_size", "1048576\n"),
-            ("md/mismatch_cnt", "128\n"),
-            ("md/sync_action", "recover\n"),
-            ("md/sync_completed", "512 / 2048\n"),
-            ("md/dev-sdb/state", "in_sync\n"),
-            ("md/dev-sdb/errors", "3\n"),
-            ("md/dev-sdb/slot", "2\n"),
-            ("md/dev-sda/state", "spare\n"),
-            ("md/dev-sda/slot", "none\n"),
-        ];
-        let paths: Vec<(String, &str)> = files.iter().map(|(path, text)| (format!("{dir}/{path}"), *text)).collect();
-        let sys = sysfs(&paths.iter().map(|(path, text)| (&**path, *text)).collect::<Vec<_>>());
+        let sys = md0(&[
+            ("level", "raid10\n"),
+            ("raid_disks", "5 (4)\n"),
+            ("degraded", "1\n"),
+            ("component_size", "1048576\n"),
+            ("mismatch_cnt", "128\n"),
+            ("sync_action", "recover\n"),
+            ("sync_completed", "512 / 2048\n"),
+            ("dev-sdb/state", "in_sync\n"),
+            ("dev-sdb/errors", "3\n"),
+            ("dev-sdb/slot", "2\n"),
+            ("dev-sda/state", "spare\n"),
+            ("dev-sda/slot", "none\n"),
+        ]);
         let array = look(sys.path()).unwrap();
         assert_eq!(array.array.to_string(), "01020304:05060708:090a0b0c:0d0e0f10");
         assert_eq!((array.whole, array.missing, array.done, array.runs()), (5, 1, Some(25), true));
         let members: Vec<_> = array.members.iter().map(|m| (&*m.disk, &*m.state, m.slot, m.errors)).collect();
         assert_eq!(members, [("sda", "spare", None, 0), ("sdb", "in_sync", Some(2), 3)]);
         assert_eq!((array.component, array.mismatches), (1 << 30, 128));
-        let write = |file: &str, text: &str| fs::write(sys.path().join(dir).join("md").join(file), text).unwrap();
+        let write = |file: &str, text: &str| fs::write(sys.path().join(MD).join(file), text).unwrap();
         write("sync_completed", "none\n");
         write("array_state", "inactive\n");
         let array = look(sys.path()).unwrap();
         assert_eq!((array.done, array.runs()), (None, false));
-        fs::remove_dir_all(sys.path().join(dir).join("md")).unwrap();
+        fs::remove_dir_all(sys.path().join(MD)).unwrap();
         assert_eq!(look(sys.path()), None);
     }
 
     /// What is missing when the array is looked at, and it changes from one number to another while a member is.
     fn missing_while(from: &str, to: &str, state: &str) -> u64 {
-        let sys = sysfs(&[
-            ("devices/virtual/block/md0/dev", "9:0\n"),
-            ("devices/virtual/block/md0/md/uuid", "01020304-0506-0708-090a-0b0c0d0e0f10\n"),
-            ("devices/virtual/block/md0/md/level", "raid1\n"),
-            ("devices/virtual/block/md0/md/array_state", "clean\n"),
-            ("devices/virtual/block/md0/md/raid_disks", "2\n"),
-            ("devices/virtual/block/md0/md/degraded", from),
-            ("devices/virtual/block/md0/md/dev-sda/slot", "0\n"),
-        ]);
-        let md = sys.path().join("devices/virtual/block/md0/md");
+        let sys = md0(&[("level", "raid1\n"), ("raid_disks", "2\n"), ("degraded", from), ("dev-sda/slot", "0\n")]);
+        let md = sys.path().join(MD);
         let pipe = md.join("dev-sda/state");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let looking = std::thread::spawn(move || look(sys.path()).unwrap());

@@ -10,7 +10,7 @@
 //!   the blocks does not matter, and that they are there does.
 //! - *in flight*: 64 stagings at a time, beside batches of 64 without grants, leases and audit: a directory and a link for each, the
 //!   directories synced by 16 threads. What is compared is links a second.
-//! - *cp*: what the same objects cost who has no links: a copy, synced.
+//! - *cp*: what the same objects cost who has no links: a copy, synced, beside a staging.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "it is a measurement: it fails or prints")]
 
 #[path = "../../tests/common/mod.rs"]
@@ -65,9 +65,9 @@ async fn measure(parent: &Path) -> Vec<Value> {
         tokio::task::yield_now().await;
     }
     let mut bench = Bench { site: Arc::new(site), client, next: 0 };
-    let mut rows = bench.latency(&objects).await;
+    let (mut rows, medians) = bench.latency(&objects).await;
     rows.push(bench.in_flight(objects[0].2).await);
-    rows.extend(bench.copies(&objects));
+    rows.extend(objects.iter().zip(medians).map(|(object, median)| bench.copy(object, median)));
     daemon.kill().await.unwrap();
     rows
 }
@@ -88,7 +88,8 @@ impl Bench {
         self.site.grant_of(id, &customer, version, LeaseKind::OneTime, (sha256, size), expires)
     }
 
-    async fn latency(&mut self, objects: &[(&'static str, u64, Sha256)]) -> Vec<Value> {
+    /// The rows, and what a staging of each object takes in milliseconds.
+    async fn latency(&mut self, objects: &[(&'static str, u64, Sha256)]) -> (Vec<Value>, Vec<f64>) {
         eprintln!("one staging at a time, of {} objects, alternating with fdatasync", objects.len());
         let (mut page, mut bare) = (Page::new(self.site.dir.path(), "page"), Steps::new(self.site.dir.path()));
         let (mut all, mut syncs, mut steps) = (Vec::new(), Vec::new(), Vec::new());
@@ -130,7 +131,7 @@ impl Bench {
             sized["ratio"] = ratios[ratios.len() / 2].into();
             rows.push(sized);
         }
-        rows
+        (rows, by_size.iter_mut().map(|times| ms(quantile(times, 0.5))).collect())
     }
 
     async fn in_flight(&mut self, sha256: Sha256) -> Value {
@@ -164,17 +165,13 @@ impl Bench {
         row("staging, 64 in flight", rate(&mut ours), "/s", "bare link + fsync", rate(&mut theirs), PAIRS)
     }
 
-    /// What `cp` takes for the same objects, beside the time of a staging.
-    fn copies(&self, objects: &[(&'static str, u64, Sha256)]) -> Vec<Value> {
-        let mut rows = Vec::new();
-        for (name, size, sha256) in objects {
-            eprintln!("cp of {name}");
-            let n = if *size >= 1 << 30 { 1 } else { 9 };
-            let mut times: Vec<_> = (0..n).map(|_| disk::copy(self.site.root(), *sha256)).collect();
-            let took = ms(quantile(&mut times, 0.5));
-            rows.push(row(&format!("cp of {name}, synced"), took, "ms", "itself", took, n));
-        }
-        rows
+    /// What `cp` takes for the same object, beside the time of its staging.
+    fn copy(&self, (name, size, sha256): &(&str, u64, Sha256), staging: f64) -> Value {
+        eprintln!("cp of {name}");
+        let n = if *size >= 1 << 30 { 1 } else { 9 };
+        let mut times: Vec<_> = (0..n).map(|_| disk::copy(self.site.root(), *sha256)).collect();
+        let took = ms(quantile(&mut times, 0.5));
+        row(&format!("cp of {name}, synced"), took, "ms", &format!("staging {name}, median"), staging, n)
     }
 }
 

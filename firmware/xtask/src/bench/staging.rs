@@ -8,6 +8,7 @@ use crate::local::{Setup, directory};
 use crate::test::cargo;
 use crate::{host, test, up, workdir};
 use anyhow::{Context, Result, bail};
+use nix::sys::statvfs::statvfs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -21,14 +22,22 @@ const XFS: &[host::Tool] = &[
     host::Tool { program: "unshare", package: "util-linux" },
 ];
 
-/// Bytes of that XFS, of which only what is written takes space.
-const DISK: &str = "14G";
+/// Bytes of that XFS: the largest object, a copy of it, the smaller ones and some more.
+const DISK: u64 = 24 << 30;
+/// The least, for objects up to 64 MiB.
+const LEAST: u64 = 2 << 30;
+/// Bytes of its own disk that this machine keeps.
+const KEPT: u64 = 4 << 30;
 
-/// The loop device and the mount go with the last process in them. It is mounted as an appliance does it.
+/// The loop device and the mount go with the last process in them. It is mounted as an appliance does it. All of its blocks are written
+/// before: those of a disk are there, while a sparse file gets each when it is first written, with a commit of the host's file system.
 const MOUNTED: &str = r#"
     dir=$1 size=$2; shift 2
-    truncate --size "$size" "$dir/disk"
-    mkfs.xfs -q "$dir/disk"
+    truncate --size "$size" "$dir/sparse"
+    mkfs.xfs -q "$dir/sparse"
+    cp --sparse=never --reflink=never "$dir/sparse" "$dir/disk"
+    rm "$dir/sparse"
+    sync "$dir/disk"
     mkdir "$dir/srv"
     loop=$(losetup --find --show --direct-io=on "$dir/disk")
     mount -o noatime,logbsize=256k "$loop" "$dir/srv" || { losetup --detach "$loop"; exit 1; }
@@ -68,9 +77,20 @@ fn stager() -> Result<Vec<Row>> {
         std::fs::remove_dir_all(&dir)?;
     }
     std::fs::create_dir_all(&dir)?;
+    let stat = statvfs(&dir)?;
+    let room = (stat.blocks_available() * stat.fragment_size()).saturating_sub(KEPT);
+    if room < LEAST {
+        bail!("no room in {}: an XFS of {LEAST} bytes is made there and {KEPT} more stay free", dir.display());
+    }
+    eprintln!("an XFS of {} GiB, all of it written", DISK.min(room) >> 30);
     let cargo = cargo();
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-euc", MOUNTED, "sh"]).arg(&dir).arg(DISK).arg(cargo.get_program()).args(bench);
+    command
+        .args(["--mount", "sh", "-euc", MOUNTED, "sh"])
+        .arg(&dir)
+        .arg(DISK.min(room).to_string())
+        .arg(cargo.get_program())
+        .args(bench);
     let rows = rows_of(command.current_dir(crate::root())).with_context(|| {
         format!("on an XFS of its own, for which a loop device is needed; {DIR}=DIRECTORY names another place")
     });
