@@ -32,7 +32,7 @@ pub(crate) struct Block {
     pub(crate) discards: bool,
     /// What is built on it: md, device mapper.
     pub(crate) holders: Vec<String>,
-    /// Its serial number, where it has one.
+    /// What tells it from all other disks, its serial number as a rule.
     pub(crate) serial: Option<String>,
     /// Its model, where it says one.
     pub(crate) model: Option<String>,
@@ -78,7 +78,8 @@ fn look(sys: &Path, name: &str) -> Option<Block> {
         physical: parent.is_none() && dir.join("device").exists() && number(&dir.join("hidden")) == 0,
         discards: number(&queue.join("discard_max_bytes")) > 0 && number(&queue.join("write_zeroes_max_bytes")) > 0,
         holders: names(&dir.join("holders")),
-        serial: text(&dir.join("serial")).or_else(|| text(&dir.join("device/serial"))),
+        // Disks of SATA and SAS have what is as good, the name of the unit in all the world.
+        serial: ["serial", "device/serial", "device/wwid"].iter().find_map(|file| text(&dir.join(file))),
         model: text(&dir.join("device/model")),
         parent,
     })

@@ -98,8 +98,13 @@ impl Lab {
     /// With an array of this level, made on an operator's order of disks that are plugged one after the other.
     /// There is room for two disks more, which are twice as large.
     pub(crate) fn with_level(level: &str, disks: usize, bus: Bus) -> Self {
-        let mut lab =
-            Self::boot(volatile(Bays { count: disks + 2, filled: 1, larger_from: disks, bus, ..Bays::default() }));
+        Self::with_room(level, disks, 2, bus)
+    }
+
+    /// The same with room for so many disks more.
+    pub(crate) fn with_room(level: &str, disks: usize, more: usize, bus: Bus) -> Self {
+        let count = disks + more;
+        let mut lab = Self::boot(volatile(Bays { count, filled: 1, larger_from: disks, bus, ..Bays::default() }));
         // One disk is too little: the machine waits for an operator. Before it has given up, it would take a second one.
         lab.eventually("a machine that waits for an operator", |lab| {
             lab.check_named("units").is_some_and(|said| said.contains("ffs-storage.service"))
@@ -200,8 +205,19 @@ impl Lab {
     /// Stages on behalf of all customers at once until so many stagings were acknowledged, then cuts the power of the download
     /// machine and starts it again, changed or not, until it serves a file.
     pub(crate) fn cut_under_load(&mut self, stagings: usize, change: impl FnOnce(Machine) -> Machine) -> Cut {
+        self.cut_while(stagings, |_| {}, change)
+    }
+
+    /// The same, and something happens before the power goes.
+    pub(crate) fn cut_while(
+        &mut self,
+        stagings: usize,
+        before: impl FnOnce(&mut Self),
+        change: impl FnOnce(Machine) -> Machine,
+    ) -> Cut {
         let load = Load::start(self.log_in());
         self.eventually("stagings", |_| load.acknowledged() >= stagings);
+        before(self);
         // A moment at which there is something to lose; such moments are short.
         let patience = Patience::of(LONG);
         while self.vms.unflushed() == 0 {
@@ -209,11 +225,8 @@ impl Lab {
             std::thread::yield_now();
         }
         load.stop();
-        let mut rng = fastrand::Rng::with_seed(self.seed);
-        let mut loss = || if rng.u8(..4) == 0 { Loss::All } else { Loss::Part(rng.u64(..)) };
-        let lost = self.vms.cut(&mut loss).unwrap();
+        let lost = self.lose_power();
         let at = UNIX_EPOCH.elapsed().unwrap().as_secs();
-        self.seed = rng.u64(..);
         let (begin, first, to) = (Instant::now(), load.first(), self.path("first"));
         self.vms.start_again(Role::Download, change).unwrap();
         let mut refused = None;
@@ -232,6 +245,39 @@ impl Lab {
         // Those that were asked for when the power went may have been answered since.
         self.acknowledged.extend(load.finish().into_iter().filter(|staged| staged.lease != first.lease));
         cut
+    }
+
+    /// Cuts the power of the download machine and starts it again, changed or not, until it says that its array is in use.
+    pub(crate) fn cut_and_look(&mut self, change: impl FnOnce(Machine) -> Machine) -> Storage {
+        self.lose_power();
+        self.vms.start_again(Role::Download, change).unwrap();
+        let mut last = None;
+        self.eventually("an array in use", |lab| {
+            last = lab.storage();
+            last.as_ref().is_some_and(|s| s.level.is_some() && s.detail.contains("MiB free"))
+        });
+        last.unwrap()
+    }
+
+    fn lose_power(&mut self) -> Lost {
+        let mut rng = fastrand::Rng::with_seed(self.seed);
+        let mut loss = || if rng.u8(..4) == 0 { Loss::All } else { Loss::Part(rng.u64(..)) };
+        let lost = self.vms.cut(&mut loss).unwrap();
+        self.seed = rng.u64(..);
+        lost
+    }
+
+    /// Has all copies read and compared, by order; how many sectors differed.
+    pub(crate) fn scrub(&mut self) -> u64 {
+        self.operate(&["storage", "scrub", "download"]);
+        let mut differed = None;
+        self.eventually("the end of the scrub", |lab| {
+            let detail = lab.storage().map(|s| s.detail).unwrap_or_default();
+            let said = detail.split_once("scrubbed 0 days ago, ").and_then(|(_, said)| said.split(' ').next());
+            differed = said.map(|n| n.parse().unwrap());
+            differed.is_some()
+        });
+        differed.unwrap()
     }
 
     /// Twenty downloads, and stagings beside them; `during` happens when all downloads are under way.

@@ -6,7 +6,7 @@ mod kit;
 use kit::{Cut, Lab, Shown, Storage};
 use qemu::machine::{Bus, Disk, Machine};
 use qemu::nbd::Mood;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How much later than with all disks a machine may serve that starts without one of them.
 const LATER: Duration = Duration::from_secs(30);
@@ -28,6 +28,14 @@ fn whole(machine: Machine) -> Machine {
 fn without(id: &str) -> impl FnOnce(Machine) -> Machine {
     move |machine| {
         let disk = |disk: Disk| if disk.id == id { Disk { plugged: false, ..disk } } else { disk };
+        Machine { disks: machine.disks.into_iter().map(disk).collect(), ..machine }
+    }
+}
+
+/// The same machine with these disks for data and no others.
+fn with_only(ids: &'static [&'static str]) -> impl FnOnce(Machine) -> Machine {
+    move |machine| {
+        let disk = |disk: Disk| Disk { plugged: !disk.id.starts_with("data") || ids.contains(&&*disk.id), ..disk };
         Machine { disks: machine.disks.into_iter().map(disk).collect(), ..machine }
     }
 }
@@ -73,6 +81,9 @@ fn vm_power_goes_and_a_disk_goes_and_nothing_is_lost() {
     compare(&all, &missing);
     lab.check();
     come_back(&mut lab, "data1");
+    let begin = Instant::now();
+    let differed = lab.scrub();
+    print(&format!("scrubbed in {:.1} s, {differed} sectors differed", begin.elapsed().as_secs_f64()));
     lab.unplug("data0");
     lab.until_healthy(false);
     lab.check();
@@ -155,20 +166,63 @@ fn copy(lab: &mut Lab, old: &str, new: &str, meanwhile: impl Fn(&Storage)) {
 }
 
 /// Once all disks are larger, the next start has the array and its file system larger, and nothing is lost.
-#[test]
-#[ignore = "long: boots the images"]
-fn disks_that_are_larger_are_used() {
-    let mut lab = Lab::with_level("raid1", 2, Bus::Virtio);
+fn larger(level: &str, disks: usize) {
+    let mut lab = Lab::with_room(level, disks, disks, Bus::Virtio);
     let before = lab.storage().unwrap().mebibytes();
-    succeed(&mut lab, "data0", "data2");
+    for n in 0..disks - 1 {
+        succeed(&mut lab, &format!("data{n}"), &format!("data{}", disks + n));
+    }
     let _ = lab.cut_under_load(STAGINGS, whole);
-    assert_eq!(lab.storage().unwrap().mebibytes(), before, "one of the two is still small");
+    assert_eq!(lab.storage().unwrap().mebibytes(), before, "one of them is still small");
     lab.check();
-    succeed(&mut lab, "data1", "data3");
+    succeed(&mut lab, &format!("data{}", disks - 1), &format!("data{}", 2 * disks - 1));
     let _ = lab.cut_under_load(STAGINGS, whole);
     let after = lab.until_healthy(true).mebibytes();
-    print(&format!("{before} MiB before, {after} MiB after"));
+    print(&format!("{level}: {before} MiB before, {after} MiB after"));
     assert!(after > before + before / 2, "{after} MiB after {before}");
+    lab.check();
+    // What is new is made to agree, then all of it is as it was.
+    let _ = lab.cut_under_load(STAGINGS, whole);
+    lab.check();
+}
+
+#[test]
+#[ignore = "long: boots the images"]
+fn disks_of_raid1_that_are_larger_are_used() {
+    larger("raid1", 2);
+}
+
+/// The log of a RAID5 is taken away for it, and put back.
+#[test]
+#[ignore = "long: boots the images"]
+fn disks_of_raid5_that_are_larger_are_used() {
+    larger("raid5", 3);
+}
+
+/// Two disks that were each in use without the other are not mixed: one is what the site goes on with, and the other becomes a copy of
+/// it when an operator says so.
+#[test]
+#[ignore = "long: boots the images"]
+fn disks_that_went_on_alone_are_not_mixed() {
+    let mut lab = Lab::with_level("raid1", 2, Bus::Virtio);
+    for _ in 0..2 {
+        let _ = lab.cut_under_load(STAGINGS, with_only(&["data0"]));
+    }
+    lab.check();
+    // What this one does not know of is not there now.
+    let storage = lab.cut_and_look(with_only(&["data1"]));
+    assert!(storage.disk("data1").is_some_and(Shown::is_in), "{storage:?}");
+    let storage = lab.cut_and_look(with_only(&["data0", "data1"]));
+    print(&format!("both: {}", storage.detail));
+    lab.check();
+    let storage = lab.until_healthy(false);
+    assert!(storage.disk("data0").is_some_and(Shown::is_in), "{storage:?}");
+    let alone = storage.disk("data1").unwrap();
+    assert!(!alone.member, "{storage:?}");
+    lab.operate(&["storage", "add-spare", "download", &alone.name]);
+    lab.until_healthy(true);
+    let differed = lab.scrub();
+    assert_eq!(differed, 0, "sectors differ");
     lab.check();
 }
 
@@ -281,4 +335,16 @@ fn cut_raid6(cuts: usize) {
     print(&format!("raid6, a disk missing: {cut}; it said: {:?}", cut.refused));
     assert!(cut.refused.is_some(), "it started although the parity may be wrong");
     lab.eventually("all objects verified after the cut", |lab| lab.verified_since(cut.at));
+    // One that is being filled is as good as missing, although it is there.
+    let name = lab.plug("data4");
+    let fill = |lab: &mut Lab| {
+        lab.operate(&["storage", "add-spare", "download", &name]);
+        lab.eventually("a member that is filled", |lab| lab.storage().is_some_and(|s| s.detail.contains("recover")));
+    };
+    let cut = lab.cut_while(STAGINGS, fill, whole);
+    print(&format!("raid6, a disk being filled: {cut}; it said: {:?}", cut.refused));
+    assert!(cut.refused.is_some(), "it started although the parity may be wrong");
+    lab.eventually("all objects verified after the cut", |lab| lab.verified_since(cut.at));
+    lab.check();
+    lab.until_healthy(true);
 }

@@ -100,7 +100,7 @@ fn carry_out(plan: Plan, request: Option<String>) -> Result<(), StorageError> {
         Plan::Keep | Plan::Wait | Plan::Adopt(_) => Ok(()),
         Plan::Assemble { array, disks, degraded, format, dirty } => {
             if degraded {
-                tracing::warn!(%array, ?disks, dirty, "members are missing; the array starts without them");
+                tracing::warn!(%array, ?disks, dirty, "members are missing or not up to date; the array starts without them");
             }
             // Data that is there is served all the same; `status` says what is wrong with that.
             let level = record::load::<Record>(Path::new(RECORD))?.map(|r| r.level);

@@ -63,6 +63,11 @@ impl Array {
         self.members.iter().any(|m| m.disk == disk && !m.is("faulty"))
     }
 
+    /// Whether this disk is a spare that waits for a member to fail.
+    pub(crate) fn waits(&self, disk: &str) -> bool {
+        self.members.iter().any(|m| m.disk == disk && m.is("spare") && m.slot.is_none())
+    }
+
     /// Whether it can be read and written.
     pub(crate) fn runs(&self) -> bool {
         !matches!(&*self.state, "inactive" | "clear" | "suspended" | "broken")

@@ -5,8 +5,8 @@
 //! A member that still works is copied to its successor before it leaves, so that the array is never short of a copy; one that failed
 //! or is gone is made up for from the other copies.
 
-use super::array::Array;
-use super::plan::{Content, Inventory, Refusal};
+use super::array::{Array, Member};
+use super::plan::{self, Content, Inventory, Refusal};
 use super::record;
 use super::{StorageError, array, cache, inventory};
 use crate::block;
@@ -44,6 +44,8 @@ pub(crate) enum Step {
     Add(String),
     /// A disk that was a member comes back; only what it missed is copied.
     Return(String),
+    /// A disk that was a member, and went on without the others, comes back as a new one: what only it has is lost.
+    Renew(String),
     /// A member is copied to a disk that has come in, then leaves.
     Copy {
         /// The member.
@@ -70,8 +72,14 @@ pub(crate) fn steps(array: &Array, inventory: &Inventory, change: &Change) -> Re
         Change::Add { disk } if array.has(disk) => {}
         Change::Add { disk } => steps.push(come_in(array, inventory, disk)?),
         Change::Replace { old, new } if array.has(new) => {
-            if array.members.iter().any(|m| m.disk == *old && !m.is("want_replacement") && !m.is("faulty")) {
-                return Err(no(format!("{new} is in the array already")));
+            let works = |m: &&Member| m.disk == *old && !m.is("want_replacement") && !m.is("faulty");
+            match array.members.iter().find(works) {
+                // A spare that waits, also one that was added by an order which was cut then.
+                Some(member) if !member.is("spare") && array.waits(new) => {
+                    steps.push(Step::Copy { from: old.clone(), to: new.clone() });
+                }
+                Some(_) => return Err(no(format!("{new} is in the array already"))),
+                None => {}
             }
         }
         Change::Replace { old, new } => {
@@ -108,6 +116,9 @@ fn come_in(array: &Array, inventory: &Inventory, name: &str) -> Result<Step, Ref
     }
     match &disk.content {
         Content::Blank => Ok(Step::Add(name.to_owned())),
+        Content::Member(s) if s.array == array.array && plan::went_on_alone(s, array) => {
+            Ok(Step::Renew(name.to_owned()))
+        }
         Content::Member(s) if s.array == array.array => Ok(Step::Return(name.to_owned())),
         Content::Member(s) => Err(no(format!("{name} belongs to the array {} ({})", s.array, s.name))),
         Content::Other(what) => Err(no(format!("{name} is not blank: {what}"))),
@@ -125,7 +136,7 @@ pub(crate) fn run() -> Result<(), StorageError> {
     let running = array::look(Path::new(block::SYS)).filter(Array::runs);
     let running = running.ok_or_else(|| no("no array is in use".into()))?;
     for step in steps(&running, &inventory::take(true)?, &change)? {
-        if let Step::Add(disk) | Step::Return(disk) = &step {
+        if let Step::Add(disk) | Step::Return(disk) | Step::Renew(disk) = &step {
             cache::switch_off(Path::new(block::SYS), &running.level, std::slice::from_ref(disk))?;
         }
         tracing::warn!(?step, "the array changes");
@@ -147,6 +158,12 @@ fn mdadm(arguments: &[&str]) -> Result<(), StorageError> {
     tools::run(&path, arguments, b"").map(|_| ()).map_err(failed)
 }
 
+/// Adds a disk that was a member as a new one.
+fn renew(device: &str) -> Result<(), StorageError> {
+    mdadm(&["--zero-superblock", device])?;
+    manage(&["--add", device])
+}
+
 fn carry_out(step: &Step) -> Result<(), StorageError> {
     let path = |disk: &str| format!("/dev/{disk}");
     match step {
@@ -156,16 +173,15 @@ fn carry_out(step: &Step) -> Result<(), StorageError> {
         // Where the record of changes does not reach back far enough, it is a disk like any other.
         Step::Return(disk) => manage(&["--re-add", &path(disk)]).or_else(|error| {
             tracing::warn!(disk, "all of it is copied: {}", daemon::report(&error));
-            mdadm(&["--zero-superblock", &path(disk)])?;
-            manage(&["--add", &path(disk)])
+            renew(&path(disk))
         }),
+        Step::Renew(disk) => renew(&path(disk)),
         Step::Copy { from, to } => manage(&["--replace", &path(from), "--with", &path(to)]),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::array::Member;
     use super::super::plan::Disk;
     use super::super::superblock::{Superblock, Uuid};
     use super::*;
@@ -173,10 +189,10 @@ mod tests {
     const OURS: Uuid = Uuid([1; 16]);
 
     fn array(members: &[(&str, &str)]) -> Array {
-        let member = |(disk, state): &(&str, &str)| Member {
+        let member = |(slot, (disk, state)): (u16, &(&str, &str))| Member {
             disk: (*disk).into(),
             state: (*state).into(),
-            slot: None,
+            slot: state.starts_with("in_sync").then_some(slot),
             errors: 0,
         };
         Array {
@@ -189,24 +205,35 @@ mod tests {
             mismatches: 0,
             action: "idle".into(),
             done: None,
-            members: members.iter().map(member).collect(),
+            members: (0..).zip(members).map(member).collect(),
         }
     }
 
     fn disks() -> Inventory {
         let disk =
             |name: &str, size: u64, content| Disk { name: name.into(), serial: None, size, discards: false, content };
-        let member = |array| {
-            let (unclean, logged, role, name) = (false, false, None, "ffs".into());
-            Content::Member(Superblock { array, name, level: 1, members: 2, events: 1, unclean, logged, role })
+        let member = |array, taken: &[u16]| {
+            Content::Member(Superblock {
+                array,
+                name: "ffs".into(),
+                level: 1,
+                members: 2,
+                events: 1,
+                unclean: false,
+                logged: false,
+                role: Some(1),
+                filling: false,
+                taken: taken.iter().copied().collect(),
+            })
         };
         Inventory {
             disks: vec![
                 disk("new", 2 << 30, Content::Blank),
                 disk("exact", 1 << 30, Content::Blank),
                 disk("small", (1 << 30) - 1, Content::Blank),
-                disk("back", 2 << 30, member(OURS)),
-                disk("alien", 2 << 30, member(Uuid([2; 16]))),
+                disk("back", 2 << 30, member(OURS, &[0, 1])),
+                disk("alone", 2 << 30, member(OURS, &[1])),
+                disk("alien", 2 << 30, member(Uuid([2; 16]), &[0, 1])),
                 disk("full", 2 << 30, Content::Other("there is something at byte 0".into())),
             ],
             running: Some(OURS),
@@ -231,6 +258,7 @@ mod tests {
         assert_eq!(made(&whole, &add("new")), Some(vec![Step::Add("new".into())]));
         assert_eq!(made(&whole, &add("exact")), Some(vec![Step::Add("exact".into())]));
         assert_eq!(made(&whole, &add("back")), Some(vec![Step::Return("back".into())]));
+        assert_eq!(made(&whole, &add("alone")), Some(vec![Step::Renew("alone".into())]));
         assert_eq!(made(&whole, &add("a")), Some(vec![]), "it is in already");
         for refused in ["small", "alien", "full", "nowhere"] {
             assert_eq!(made(&whole, &add(refused)), None, "{refused}");
@@ -247,6 +275,8 @@ mod tests {
         let whole = array(&[("a", "in_sync"), ("b", "in_sync,write_mostly"), ("s", "spare")]);
         let copied = Step::Copy { from: "b".into(), to: "new".into() };
         assert_eq!(made(&whole, &replace("b", "new")), Some(vec![Step::Add("new".into()), copied]));
+        let to_spare = Step::Copy { from: "b".into(), to: "s".into() };
+        assert_eq!(made(&whole, &replace("b", "s")), Some(vec![to_spare]));
         let failed = array(&[("a", "in_sync"), ("b", "faulty")]);
         let made_up = vec![Step::Remove("b".into()), Step::Add("new".into())];
         assert_eq!(made(&failed, &replace("b", "new")), Some(made_up));
@@ -256,7 +286,9 @@ mod tests {
         );
         let under_way = array(&[("a", "in_sync"), ("b", "in_sync,want_replacement"), ("new", "replacement")]);
         assert_eq!(made(&under_way, &replace("b", "new")), Some(vec![]), "it has begun");
-        for (old, new) in [("s", "new"), ("x", "new"), ("b", "small"), ("b", "a"), ("b", "back")] {
+        for (old, new) in
+            [("s", "new"), ("x", "new"), ("b", "small"), ("b", "a"), ("b", "b"), ("b", "back"), ("b", "alone")]
+        {
             assert_eq!(made(&whole, &replace(old, new)), None, "{old} {new}");
         }
     }

@@ -4,6 +4,7 @@
 use super::StorageError;
 use super::apply::tool;
 use super::array::{self, Array};
+use super::plan::Level;
 use crate::block;
 use crate::setup::STORAGE;
 use std::fs;
@@ -11,24 +12,58 @@ use std::path::Path;
 
 /// By how much disks must be larger for it to be worth anything, in bytes: rounding gives less.
 const WORTH: u64 = 64 << 20;
+/// The [policy] of a RAID5: its log of partial parity.
+const LOG: &str = "ppl";
 
 /// Makes array and file system as large as their disks allow. What they are is served all the same if that fails.
 pub(super) fn run() {
-    if let Err(error) = try_run() {
+    let sys = Path::new(block::SYS);
+    let Some(running) = array::look(sys) else { return };
+    // Each also where the one before failed. xfs_growfs says so itself where there is nothing to do, and only it knows how much is enough.
+    let steps = [
+        enlarge(sys, &running),
+        keep_log(sys, &running),
+        tool("xfs_growfs", "the file system was not made larger", &["-d", STORAGE]),
+    ];
+    for error in steps.into_iter().filter_map(Result::err) {
         tracing::warn!("the array is not made larger: {}", daemon::report(&error));
     }
 }
 
-fn try_run() -> Result<(), StorageError> {
-    let sys = Path::new(block::SYS);
-    let Some(running) = array::look(sys) else { return Ok(()) };
-    if may_grow(&running, |disk| room(sys, disk)) {
-        tracing::warn!("all disks of the array are larger than what it uses of them: it becomes larger");
-        let device = array::device();
-        tool("mdadm", "the array was not made larger", &["--grow", &device.to_string_lossy(), "--size=max"])?;
+fn enlarge(sys: &Path, running: &Array) -> Result<(), StorageError> {
+    if !may_grow(running, |disk| room(sys, disk)) {
+        return Ok(());
     }
-    // It says so itself where there is nothing to do, and only it knows how much is enough.
-    tool("xfs_growfs", "the file system was not made larger", &["-d", STORAGE])
+    tracing::warn!("all disks of the array are larger than what it uses of them: it becomes larger");
+    // The kernel does not change the size of an array that has a log of partial parity.
+    if policy(sys).as_deref() == Some(LOG) {
+        set_policy("resync")?;
+    }
+    grow("--size=max")
+}
+
+/// A RAID5 has its log, also one whose growth was cut after it was taken away.
+fn keep_log(sys: &Path, running: &Array) -> Result<(), StorageError> {
+    if lacks_log(running, policy(sys).as_deref()) { set_policy(LOG) } else { Ok(()) }
+}
+
+/// Whether a RAID5 is without its log, and can get it.
+fn lacks_log(array: &Array, policy: Option<&str>) -> bool {
+    array.level == Level::Raid5.as_str() && array.runs() && array.missing == 0 && policy.is_some_and(|p| p != LOG)
+}
+
+/// How the array is made right after it was not stopped in order, in mdadm's and the kernel's word.
+fn policy(sys: &Path) -> Option<String> {
+    let path = sys.join("class/block").join(array::NAME).join("md/consistency_policy");
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+fn set_policy(policy: &str) -> Result<(), StorageError> {
+    grow(&format!("--consistency-policy={policy}"))
+}
+
+fn grow(what: &str) -> Result<(), StorageError> {
+    tool("mdadm", "the array was not changed", &["--grow", &array::device().to_string_lossy(), what])
 }
 
 /// Bytes that an array could use of a member.
@@ -101,6 +136,17 @@ mod tests {
         assert!(!may_grow(&Array { missing: 1, ..array() }, all));
         assert!(!may_grow(&Array { action: "resync".into(), ..array() }, all));
         assert!(!may_grow(&Array { state: "inactive".into(), ..array() }, all));
+    }
+
+    #[test]
+    fn a_raid5_without_its_log_gets_it_back() {
+        let raid5 = Array { level: "raid5".into(), ..array() };
+        assert!(lacks_log(&raid5, Some("resync")));
+        assert!(!lacks_log(&raid5, Some("ppl")) && !lacks_log(&raid5, None) && !lacks_log(&array(), Some("bitmap")));
+        assert!(!lacks_log(&Array { missing: 1, ..raid5 }, Some("resync")), "not before it is whole");
+        let file = ("devices/md0/md/consistency_policy", "ppl\n");
+        let sys = crate::block::tests::sysfs(&[("devices/md0/dev", "9:0\n"), file]);
+        assert_eq!(policy(sys.path()).as_deref(), Some(LOG));
     }
 
     #[test]

@@ -8,6 +8,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+/// The largest disks in bytes that are zeroed before an array is made of them. mdadm waits for that, all of them at once, and so does the
+/// start: disks that write zeros one after the other have to come to their end within its time (`ffs-storage.service`). The copies
+/// of larger ones are made to agree in the background.
+pub(crate) const ZEROED: u64 = 32 << 30;
+
 /// How an array keeps data twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -143,7 +148,7 @@ pub(crate) enum Plan {
         disks: Vec<String>,
         /// How many of them, the last ones, wait for a member to fail.
         spares: usize,
-        /// Whether the disks can zero themselves, so that the copies agree from the start.
+        /// Whether the disks can zero themselves quickly, so that the copies agree from the start.
         zero: bool,
     },
 }
@@ -194,16 +199,16 @@ pub enum Refusal {
     },
     /// Parity may be wrong, and cannot be made right.
     #[error(
-        "the array {array} ({level}) was not stopped in order and {missing} of its disks are missing: what was being written then may \
-         have changed files that nobody wrote to, and without the missing disk that cannot be made right. Connect it and start the \
-         machine again; if it is lost, start the array with `ffsctl storage start`: every object is then verified"
+        "the array {array} ({level}) was not stopped in order and {missing} of its disks are missing or not filled yet: what was being \
+         written then may have changed files that nobody wrote to, and without the missing disk that cannot be made right. Connect it \
+         and start the machine again; if it is lost, start the array with `ffsctl storage start`: every object is then verified"
     )]
     DirtyDegraded {
         /// Its identifier.
         array: String,
         /// Its level.
         level: String,
-        /// How many members are missing.
+        /// How many members are missing, or filled in part only.
         missing: usize,
     },
     /// The order cannot be carried out.
@@ -255,7 +260,7 @@ struct Found {
     disks: Vec<String>,
     /// How many of its members are not among them. A spare is no member; one that was replaced and its successor are the same.
     absent: usize,
-    /// How many of its members are not up to date, or absent.
+    /// How many of its members are not up to date, only filled in part, or absent.
     missing: usize,
     /// Whether its parity may be wrong.
     dirty: bool,
@@ -270,7 +275,7 @@ fn found(inventory: &Inventory, array: Uuid) -> Found {
     let newest = all.iter().map(|(_, s)| s).max_by_key(|s| s.events);
     let whole = newest.map_or(0, |s| usize::try_from(s.members).unwrap_or(usize::MAX));
     // Of one that is one event behind the kernel still makes use.
-    let current = |s: &&Superblock| newest.is_some_and(|n| s.events + 1 >= n.events);
+    let current = |s: &&Superblock| !s.filling && newest.is_some_and(|n| s.events + 1 >= n.events);
     let places: BTreeSet<u16> = all.iter().filter_map(|(_, s)| s.role).collect();
     let current: BTreeSet<u16> = all.iter().map(|(_, s)| s).filter(current).filter_map(|s| s.role).collect();
     Found {
@@ -281,12 +286,20 @@ fn found(inventory: &Inventory, array: Uuid) -> Found {
     }
 }
 
-/// Disks that were members of a running array, and whose places nobody has taken since. One that was replaced stays out.
+/// Disks that were members of a running array, and whose places nobody has taken since. One that was replaced stays out, and so does one
+/// that went on [by itself](went_on_alone).
 pub(crate) fn fallen_behind(inventory: &Inventory, array: &Array) -> Vec<String> {
     let free = |role: u16| array.members.iter().all(|m| m.slot != Some(role));
-    let ours =
-        |d: &&Disk| matches!(&d.content, Content::Member(s) if s.array == array.array && s.role.is_some_and(free));
+    let comes_back = |s: &Superblock| s.array == array.array && s.role.is_some_and(free) && !went_on_alone(s, array);
+    let ours = |d: &&Disk| matches!(&d.content, Content::Member(s) if comes_back(s));
     inventory.disks.iter().filter(ours).map(|d| d.name.clone()).collect()
+}
+
+/// Whether a disk was in use while one that is up to date now was not. Each may then have what the other does not know of, and the
+/// record of changes of the one says nothing of those on the other: what is copied by it would leave a mixture of both.
+pub(crate) fn went_on_alone(disk: &Superblock, array: &Array) -> bool {
+    let up_to_date = array.members.iter().filter(|m| m.is("in_sync")).filter_map(|m| m.slot);
+    up_to_date.into_iter().any(|slot| !disk.taken.contains(&slot))
 }
 
 fn known(inventory: &Inventory, record: &Record, waited: bool, dirty: bool) -> Result<Plan, Refusal> {
@@ -427,7 +440,7 @@ fn create(
         array,
         level,
         spares,
-        zero: disks.iter().all(|d| d.discards),
+        zero: disks.iter().all(|d| d.discards && d.size <= ZEROED),
         disks: disks.into_iter().map(|d| d.name.clone()).collect(),
     })
 }

@@ -1,5 +1,6 @@
 //! The superblock of md, format 1.2: 4096 bytes from the begin of a member (linux/raid/md_p.h). No I/O.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,6 +10,8 @@ pub(crate) const OFFSET: u64 = 4096;
 pub(crate) const SIZE: usize = 256;
 /// Roles from here on are none: journal, faulty, spare.
 const NO_ROLE: u16 = 0xfffd;
+/// Feature: a member that is being filled, and is right up to a place in it only.
+const RECOVERING: u32 = 2;
 /// Features: a journal, a partial parity log, several of these.
 const LOGS: u32 = 512 | 1024 | 2048;
 const MAGIC: u32 = 0xa92b_4efc;
@@ -68,6 +71,10 @@ pub(crate) struct Superblock {
     pub(crate) logged: bool,
     /// Which of its members this one is; none for a spare and for one that failed.
     pub(crate) role: Option<u16>,
+    /// Whether this member was still being filled when it was last in it: not all of what it should have is on it.
+    pub(crate) filling: bool,
+    /// The roles that somebody had when this member was last in it.
+    pub(crate) taken: BTreeSet<u16>,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -106,6 +113,7 @@ impl Superblock {
         // The table of roles goes by the number of the device; the last values say that it has none.
         let own = SIZE + 2 * usize::try_from(u32_at(bytes, 160)?).ok()?;
         let role = whole.get(own..).and_then(|b| b.first_chunk()).map(|b| u16::from_le_bytes(*b));
+        let table = whole[SIZE..].chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
         let name = bytes[32..64].split(|b| *b == 0).next().unwrap_or_default();
         Some(Self {
             array: Uuid(*bytes[16..].first_chunk()?),
@@ -116,6 +124,8 @@ impl Superblock {
             unclean: u64_at(bytes, 208)? != u64::MAX,
             logged: u32_at(bytes, 8)? & LOGS != 0,
             role: role.filter(|r| *r < NO_ROLE),
+            filling: u32_at(bytes, 8)? & RECOVERING != 0,
+            taken: table.filter(|r| *r < NO_ROLE).collect(),
         })
     }
 
@@ -169,6 +179,8 @@ pub(crate) mod tests {
             unclean: false,
             logged: false,
             role: Some(2),
+            filling: false,
+            taken: [2].into(),
         };
         assert_eq!(found, expected);
         let with = |at: usize, byte: u8| {
@@ -180,6 +192,14 @@ pub(crate) mod tests {
         };
         assert_eq!((with(160, 4), with(SIZE + 7, 0xff)), (None, Some(0xff02)));
         assert_eq!(with(160, 200), None, "beyond the table");
+        let with_features = |features: u8| {
+            let mut other = bytes.clone();
+            other[8] = features;
+            let sum = checksum(&other);
+            other[216..220].copy_from_slice(&sum.to_le_bytes());
+            Superblock::parse(&other).unwrap().filling
+        };
+        assert_eq!((with_features(1), with_features(3)), (false, true));
         let unsure = |level, features: u32, synced: u64| {
             let mut other = sample(uuid, level, 4);
             other[8..12].copy_from_slice(&features.to_le_bytes());

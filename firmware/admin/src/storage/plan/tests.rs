@@ -12,8 +12,27 @@ fn disk(name: &str, content: Content) -> Disk {
 fn member(name: &str, array: Uuid, level: i32, members: u32) -> Disk {
     // Members are named by their roles: a, b, c …
     let role = name.bytes().next().map(|b| u16::from(b - b'a'));
-    let (name_of, unclean, logged) = ("ffs".into(), false, false);
-    disk(name, Content::Member(Superblock { array, name: name_of, level, members, events: 1, unclean, logged, role }))
+    let superblock = Superblock {
+        array,
+        name: "ffs".into(),
+        level,
+        members,
+        events: 1,
+        unclean: false,
+        logged: false,
+        role,
+        filling: false,
+        taken: (0..).take(members as usize).collect(),
+    };
+    disk(name, Content::Member(superblock))
+}
+
+/// The same disk with another superblock.
+fn with(mut disk: Disk, change: impl FnOnce(&mut Superblock)) -> Disk {
+    if let Content::Member(s) = &mut disk.content {
+        change(s);
+    }
+    disk
 }
 
 fn blank(name: &str) -> Disk {
@@ -62,6 +81,10 @@ fn a_new_machine_makes_its_array_of_blank_disks() {
     assert!(!zero(&discards));
     discards.disks[1].discards = true;
     assert!(zero(&discards));
+    discards.disks[0].size = ZEROED;
+    assert!(zero(&discards));
+    discards.disks[0].size = ZEROED + 1;
+    assert!(!zero(&discards), "a start does not wait for that");
 }
 
 #[test]
@@ -110,10 +133,7 @@ fn the_own_array_is_assembled_by_its_identifier() {
 fn spares_and_those_that_were_replaced_are_no_members() {
     let ready = record(Progress::Ready);
     let m = |name| member(name, OURS, 1, 2);
-    let mut spare = m("spare");
-    if let Content::Member(s) = &mut spare.content {
-        s.role = None;
-    }
+    let spare = with(m("spare"), |s| s.role = None);
     let one = of(&[m("a"), spare.clone()]);
     assert_eq!(plan(&one, Some(&ready), None, false, FRESH), Ok(Plan::Wait), "else the spare would be filled at once");
     assert_eq!(plan(&one, Some(&ready), None, true, FRESH), assembled(&["a", "spare"], true, false));
@@ -141,6 +161,12 @@ fn a_member_comes_back_to_its_own_place_only() {
     let m = |name| member(name, OURS, 10, 3);
     let disks = of(&[m("a-replaced"), m("c"), member("c-other", OTHER, 10, 3), blank("d")]);
     assert_eq!(fallen_behind(&disks, &running), ["c"]);
+    // Member 0 was away while "c" was in use.
+    let alone = of(&[with(m("c"), |s| s.taken = [1, 2].into())]);
+    assert_eq!(fallen_behind(&alone, &running), [""; 0], "it may have what nobody else has");
+    let mut filled = running.clone();
+    filled.members[0].state = "spare".into();
+    assert_eq!(fallen_behind(&alone, &filled), ["c"], "one that is being filled has nothing of its own");
 }
 
 #[test]
@@ -232,11 +258,7 @@ fn a_cut_creation_takes_the_disks_that_were_chosen() {
 /// Members of RAID6 as they were left, each with its events.
 fn left(unclean: bool, logged: bool, disks: &[(&str, u64)]) -> Inventory {
     let one = |(name, events): &(&str, u64)| {
-        let mut disk = member(name, OURS, 6, 4);
-        if let Content::Member(s) = &mut disk.content {
-            (s.events, s.unclean, s.logged) = (*events, unclean, logged);
-        }
-        disk
+        with(member(name, OURS, 6, 4), |s| (s.events, s.unclean, s.logged) = (*events, unclean, logged))
     };
     of(&disks.iter().map(one).collect::<Vec<_>>())
 }
@@ -267,10 +289,17 @@ fn parity_that_may_be_wrong_and_a_missing_member_wait_for_an_operator() {
     let just = [("a", 9), ("b", 9), ("c", 9), ("d", 8)];
     assert_eq!(look(&left(true, false, &just), true), assembled(four, false, false));
 
+    // One that was being filled is there, up to date in what it says, and has a part of its bytes only.
+    let mut filling = left(true, false, &all);
+    filling.disks[3] = with(filling.disks[3].clone(), |s| s.filling = true);
+    assert_eq!(look(&filling, false), Ok(Plan::Wait));
+    assert!(matches!(look(&filling, true), Err(Refusal::DirtyDegraded { missing: 1, .. })));
+
     let order = Order { start: true, ..Order::default() };
     let start = |inventory: &Inventory, record| plan(inventory, record, Some(&order), true, FRESH);
     assert_eq!(start(&left(true, false, &three), Some(&ready)), assembled(&["a", "b", "c"], true, true));
     assert_eq!(start(&left(false, false, &three), Some(&ready)), assembled(&["a", "b", "c"], true, false));
+    assert_eq!(start(&filling, Some(&ready)), assembled(four, true, true));
     assert!(matches!(start(&left(true, false, &three), None), Err(Refusal::Order(_))));
     let running = Inventory { running: Some(OURS), ..left(true, false, &three) };
     assert!(matches!(start(&running, Some(&ready)), Err(Refusal::Order(_))), "it runs already");
