@@ -44,7 +44,7 @@ pub struct Config {
     #[serde(default = "floor")]
     pub min_free_bytes: u64,
     /// Space that leases must leave free for the ledger (bytes): with less, nothing new is staged or fetched, leases only end and the
-    /// outbox goes on.
+    /// outbox goes on. With less than a quarter of it nobody logs in either ([`crate::logins::LAST_PART`]): each login leaves a record.
     #[serde(default = "reserve")]
     pub reserve_bytes: u64,
     /// How long an object that has come in in part is kept for the rest of it (seconds).

@@ -22,10 +22,10 @@ use crate::clock::Clock;
 use crate::killpoint::{Point, hit};
 use crate::ledger::{Ledger, LedgerError, Number, Txn};
 use crate::tree::{Batch, Place, Tree, TreeError};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tobj::{Fault, Id, Sha256};
 use tokio::sync::{Notify, oneshot};
@@ -36,7 +36,7 @@ mod plan;
 mod transfers;
 mod work;
 
-pub(crate) use leases::remove as remove_lease;
+pub(crate) use leases::{give_back, remove as remove_lease};
 pub use transfers::{Access, Begin};
 pub(crate) use transfers::{COMPLETE, End, end as transfers_end, find, may_start};
 pub use work::{Answer, Grace, Refusal, Rules, Work};
@@ -72,8 +72,6 @@ pub(crate) enum Step {
         lease: Id,
         place: Place,
         sha256: Sha256,
-        /// The grant that goes back if this fails.
-        grant: (u64, Id),
     },
     Unlink {
         lease: Id,
@@ -113,7 +111,7 @@ struct Plan {
 enum Mark {
     Linked,
     Unlinked,
-    Failed { grants: Vec<(u64, Id)>, why: String },
+    Failed { why: String },
 }
 
 /// What is true of a lease before the ledger says it.
@@ -142,12 +140,29 @@ pub struct Handle {
     settled: Arc<Mutex<HashMap<Id, Settled>>>,
     committed: Arc<Notify>,
     running: Arc<AtomicBool>,
+    unlinked: Arc<Mutex<Option<String>>>,
+    receiving: Arc<Mutex<HashSet<Sha256>>>,
 }
 
 impl Handle {
     /// Whether there is a writer: after a failure it is gone, and what still answers is about to be.
     pub fn is_running(&self) -> bool {
         self.running.load(SeqCst)
+    }
+
+    /// Why the file system did not take the last link, if so, and what to do then.
+    pub fn unlinked(&self) -> Option<String> {
+        lock(&self.unlinked).clone()
+    }
+
+    /// Takes note that an upload is coming in, which the sweep leaves alone until [`Handle::received`]. False if it is already.
+    pub(crate) fn receive(&self, sha256: Sha256) -> bool {
+        lock(&self.receiving).insert(sha256)
+    }
+
+    /// It no longer is.
+    pub(crate) fn received(&self, sha256: Sha256) {
+        lock(&self.receiving).remove(&sha256);
     }
 
     /// Asks, and waits until the answer holds.
@@ -178,12 +193,12 @@ impl Handle {
 
     /// What is true of a lease beyond what the ledger says. To be asked *before* the ledger is read.
     pub fn settled(&self, lease: Id) -> Option<Settled> {
-        self.settled.lock().unwrap_or_else(PoisonError::into_inner).get(&lease).copied()
+        lock(&self.settled).get(&lease).copied()
     }
 
     /// The same of all leases; most of the time there are none.
     pub fn all_settled(&self) -> HashMap<Id, Settled> {
-        self.settled.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.settled).clone()
     }
 
     fn submit(&self, work: Work) -> oneshot::Receiver<Answer> {
@@ -209,6 +224,10 @@ pub struct Engine {
     queue: Receiver<Message>,
     settled: Arc<Mutex<HashMap<Id, Settled>>>,
     committed: Arc<Notify>,
+    /// Why the last link could not be made, if that was the file system's fault.
+    unlinked: Arc<Mutex<Option<String>>>,
+    /// Uploads that are coming in.
+    receiving: Arc<Mutex<HashSet<Sha256>>>,
     marks: BTreeMap<Id, Mark>,
     riders: Vec<Work>,
     /// What the last round left to be done soon.
@@ -238,8 +257,15 @@ impl Engine {
         let settled = Arc::<Mutex<HashMap<Id, Settled>>>::default();
         let committed = Arc::new(Notify::new());
         let running = Arc::new(AtomicBool::new(true));
-        let handle =
-            Handle { queue: sender, settled: settled.clone(), committed: committed.clone(), running: running.clone() };
+        let (unlinked, receiving) = (Arc::default(), Arc::default());
+        let handle = Handle {
+            queue: sender,
+            settled: Arc::clone(&settled),
+            committed: Arc::clone(&committed),
+            running: Arc::clone(&running),
+            unlinked: Arc::clone(&unlinked),
+            receiving: Arc::clone(&receiving),
+        };
         let mut engine = Self {
             ledger,
             tree,
@@ -248,6 +274,8 @@ impl Engine {
             queue,
             settled,
             committed,
+            unlinked,
+            receiving,
             marks: BTreeMap::new(),
             riders: Vec::new(),
             follow: VecDeque::new(),
@@ -366,7 +394,7 @@ impl Engine {
         hit(Point::AfterCommit);
         self.committed.notify_one();
         {
-            let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut settled = lock(&self.settled);
             settled.retain(|id, _| !marks.contains_key(id));
         }
         for (answer, held) in self.held.drain(..) {
@@ -431,18 +459,22 @@ impl Engine {
                 self.waiting.get_or_insert_with(Instant::now);
                 return Ok(Ok(()));
             }
-            Step::Link { lease, place, sha256, grant } => match self.tree.link(&place, sha256, false, batch) {
-                Ok(()) => (lease, Mark::Linked, Ok(())),
+            Step::Link { lease, place, sha256 } => match self.tree.link(&place, sha256, false, batch) {
+                Ok(()) => {
+                    *lock(&self.unlinked) = None;
+                    (lease, Mark::Linked, Ok(()))
+                }
                 Err(error @ (TreeError::Io { .. } | TreeError::ReadOnly)) => return Err(error.into()),
                 // Another request of this batch has made it.
                 Err(_) if matches!(self.marks.get(&lease), Some(Mark::Linked)) => (lease, Mark::Linked, Ok(())),
                 Err(error) => {
-                    let mut grants = vec![grant];
-                    if let Some(Mark::Failed { grants: earlier, .. }) = self.marks.remove(&lease) {
-                        grants.extend(earlier);
+                    if let Some(what_to_do) = remedy(&error) {
+                        let means = "what is staged is served, but who wants more is refused";
+                        *lock(&self.unlinked) =
+                            Some(format!("the last link was refused: {error}; {means}; {what_to_do}"));
                     }
                     let refusal = Refusal::new(fault_of(&error), error.to_string());
-                    (lease, Mark::Failed { grants, why: refusal.why.clone() }, Err(refusal))
+                    (lease, Mark::Failed { why: refusal.why.clone() }, Err(refusal))
                 }
             },
         };
@@ -453,7 +485,7 @@ impl Engine {
 
     /// Lets readers see what is true already.
     fn show_settled(&self) {
-        let mut settled = self.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut settled = lock(&self.settled);
         for (id, mark) in &self.marks {
             match mark {
                 Mark::Linked => settled.insert(*id, Settled::Linked),
@@ -477,6 +509,23 @@ impl Engine {
 fn send(to: Option<oneshot::Sender<Answer>>, answer: Answer) {
     if let Some(to) = to {
         let _ = to.send(answer); // who asked may be gone; what was done holds all the same
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What an operator can do so that links can be made; none where nothing is wrong with the file system.
+fn remedy(error: &TreeError) -> Option<&'static str> {
+    match error {
+        TreeError::TooManyLinks => {
+            Some("end leases of the object, or have the storage on XFS, which allows more links")
+        }
+        TreeError::Full => Some(
+            "retire objects, end leases, or enlarge the file system; bytes may be free and inodes or a quota used up",
+        ),
+        TreeError::NoObject | TreeError::Occupied | TreeError::ReadOnly | TreeError::Io { .. } => None,
     }
 }
 

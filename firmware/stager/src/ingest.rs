@@ -25,9 +25,9 @@ use crate::killpoint::{Point, hit};
 use crate::ledger::{Ledger, LedgerError};
 use crate::rows::Upload;
 use crate::tree::{Op, Tree, TreeError};
+use daemon::Shutdown;
 use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest, Sha256 as Hasher};
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,6 +50,7 @@ pub struct Intake {
     engine: Handle,
     floor: u64,
     checkpoint: u64,
+    end: Option<Shutdown>,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -57,8 +58,6 @@ pub struct Intake {
 struct Shared {
     /// Bytes that are promised to objects on their way in.
     promised: u64,
-    /// Uploads that are coming in.
-    busy: HashSet<Sha256>,
     /// Why the last object could not be written, if that was the disk's fault.
     failure: Option<String>,
 }
@@ -84,15 +83,15 @@ impl Drop for Promise {
     }
 }
 
-/// Keeps others from the same upload.
+/// Keeps others from the same upload, and the sweep.
 struct Claim {
-    shared: Arc<Mutex<Shared>>,
+    engine: Handle,
     sha256: Sha256,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        lock(&self.shared).busy.remove(&self.sha256);
+        self.engine.received(self.sha256);
     }
 }
 
@@ -113,13 +112,20 @@ struct Incoming {
 impl Intake {
     /// Takes objects into this tree as long as so many bytes stay free.
     pub fn new(tree: Arc<Tree>, ledger: Arc<Ledger>, engine: Handle, floor: u64) -> Self {
-        Self { tree, ledger, engine, floor, checkpoint: CHECKPOINT, shared: Arc::default() }
+        Self { tree, ledger, engine, floor, checkpoint: CHECKPOINT, end: None, shared: Arc::default() }
     }
 
     /// The same with another distance between checkpoints.
     #[must_use]
     pub fn with_checkpoints(mut self, bytes: u64) -> Self {
         self.checkpoint = bytes;
+        self
+    }
+
+    /// The same until then: what is coming in breaks off, so that nobody who sends slowly holds up the end, or a new beginning.
+    #[must_use]
+    pub fn until(mut self, end: Shutdown) -> Self {
+        self.end = Some(end);
         self
     }
 
@@ -212,7 +218,11 @@ impl Intake {
         }
         let hasher = match &upload {
             None => Some(Hasher::new()),
-            Some(upload) => restore(&upload.hash),
+            Some(upload) => {
+                // Its time begins anew, also for a restart. If the sweep was faster, the file is gone, and it is forgotten below.
+                self.engine.ask(Work::Upload { sha256, upload: Some(upload.clone()) }).await?;
+                restore(&upload.hash)
+            }
         };
         let (Some(hasher), Ok(file)) = (hasher, self.tree.upload(sha256, offset)) else {
             self.forget(sha256).await?;
@@ -262,10 +272,10 @@ impl Intake {
     }
 
     fn claim(&self, sha256: Sha256) -> Result<Claim, Refusal> {
-        if !lock(&self.shared).busy.insert(sha256) {
+        if !self.engine.receive(sha256) {
             return Err(Refusal::new(Fault::Busy, "the object is coming in on another connection"));
         }
-        Ok(Claim { shared: self.shared.clone(), sha256 })
+        Ok(Claim { engine: self.engine.clone(), sha256 })
     }
 
     fn promise(&self, bytes: u64) -> Result<Promise, Refusal> {
@@ -296,7 +306,7 @@ impl Intake {
         let (blocks, written) = mpsc::channel::<Vec<u8>>(BLOCKS);
         let this = self.clone();
         let writer = tokio::task::spawn_blocking(move || this.write(incoming, promise, upload, written));
-        let read = feed(literal, length, blocks).await;
+        let read = feed(literal, length, blocks, self.end.as_ref()).await;
         match writer.await {
             Ok((incoming, written)) => Ok((incoming, written.and(read))),
             Err(error) => Err(Refusal::new(Fault::Unavailable, error.to_string())),
@@ -428,11 +438,23 @@ fn restore(hash: &str) -> Option<Hasher> {
     Hasher::deserialize(&state).ok()
 }
 
+/// Why an object breaks off that would go on coming.
+const ENDED: &str = "staging is about to end or to start anew; an upload goes on after that";
+
+/// Reads until there is all of it, or `end`.
 async fn feed(
     literal: &mut (dyn AsyncRead + Send + Unpin),
     length: u64,
     blocks: mpsc::Sender<Vec<u8>>,
+    end: Option<&Shutdown>,
 ) -> Result<(), Refusal> {
+    let ended = async {
+        match end {
+            Some(end) => end.wait().await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut ended = std::pin::pin!(ended);
     let mut left = length;
     while left > 0 {
         let most = usize::try_from(left).map_or(BLOCK, |left| left.min(BLOCK));
@@ -440,10 +462,18 @@ async fn feed(
         let mut broken = None;
         while block.len() < most {
             let mut part = (&mut *literal).take((most - block.len()) as u64);
-            match part.read_buf(&mut block).await {
-                Ok(0) => broken = Some("the object ended early".to_owned()),
+            let read = tokio::select! {
+                biased;
+                () = &mut ended => {
+                    broken = Some((Fault::Unavailable, ENDED.to_owned()));
+                    break;
+                }
+                read = part.read_buf(&mut block) => read,
+            };
+            match read {
+                Ok(0) => broken = Some((Fault::Invalid, "the object ended early".to_owned())),
                 Ok(_) => continue,
-                Err(error) => broken = Some(format!("the object broke off: {error}")),
+                Err(error) => broken = Some((Fault::Invalid, format!("the object broke off: {error}"))),
             }
             break;
         }
@@ -451,8 +481,8 @@ async fn feed(
         if !block.is_empty() && blocks.send(block).await.is_err() {
             return Ok(()); // the writer has failed and says why
         }
-        if let Some(why) = broken {
-            return Err(Refusal::new(Fault::Invalid, why));
+        if let Some((fault, why)) = broken {
+            return Err(Refusal::new(fault, why));
         }
     }
     Ok(())

@@ -23,6 +23,8 @@ use zeroize::Zeroizing;
 
 /// Most passwords that are remembered.
 pub const REMEMBERED: usize = 10_000;
+/// One in so many parts of [`crate::config::Config::reserve_bytes`] is for no record of a login: with less space nobody comes in.
+pub const LAST_PART: u64 = 4;
 /// Most bytes of a user name that was refused that go on record.
 const RECORDED: usize = 128;
 
@@ -129,6 +131,8 @@ enum No {
     Busy,
     #[error("the database cannot be asked")]
     Unreachable,
+    #[error("there is no space for its record")]
+    Full,
     #[error("the ledger failed")]
     Ledger(#[from] LedgerError),
     #[error("the account's directory failed")]
@@ -141,7 +145,7 @@ impl No {
             Self::Wrong => Fault::Denied,
             Self::Over => Fault::Expired,
             Self::TooMany | Self::Busy => Fault::Busy,
-            Self::Unreachable | Self::Ledger(_) | Self::Tree(_) => Fault::Unavailable,
+            Self::Unreachable | Self::Full | Self::Ledger(_) | Self::Tree(_) => Fault::Unavailable,
         }
     }
 }
@@ -169,6 +173,8 @@ pub struct Door {
     pub verifier: Arc<Verifier>,
     /// Whether a login has all staged that the customer is entitled to, and how long it waits for that.
     pub staging: Option<Duration>,
+    /// Space that leases leave free (bytes).
+    pub reserve: u64,
 }
 
 impl Door {
@@ -238,6 +244,10 @@ impl Door {
     }
 
     async fn decide(&self, address: IpAddr, user: &str, password: &Secret) -> Result<Admitted, No> {
+        // Whoever comes in leaves a record, as often as he likes. A file system that does not say is not full.
+        if self.tree.space().is_ok_and(|(free, _)| is_last(free, self.reserve)) {
+            return Err(No::Full);
+        }
         match lease_of(user) {
             Some(lease) => self.by_lease(lease, password),
             None => self.by_password(address, user, password).await,
@@ -314,10 +324,15 @@ impl Door {
     }
 }
 
+/// Whether what is free is for those records only that must not be lost.
+fn is_last(free: u64, reserve: u64) -> bool {
+    free < reserve / LAST_PART
+}
+
 fn cut(user: &str) -> &str {
     let end = (0..=user.len().min(RECORDED)).rev().find(|end| user.is_char_boundary(*end)).unwrap_or(0);
     &user[..end]
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,7 +9,7 @@
 //! | something in quarantine whose object is good and whole, or unknown | removed: it was mended or has gone, and then came a kill |
 //! | an object that heals | the links of its leases are made anew, it is good |
 //! | an object that retires | its leases end, its file goes, its row is dropped |
-//! | a pending lease | its link is made, it becomes active; where that cannot be and none is there, the lease ends |
+//! | a pending lease | its link is made, it becomes active; where that cannot be and none is there, the lease ends and its grant is as unused |
 //! | a lease that goes | its link is removed, its row dropped |
 //! | a lease whose link is gone or is another file | the link is made again |
 //! | a name in an account that no lease explains | removed |
@@ -19,7 +19,7 @@
 //! what does not agree is looked at again.
 
 use crate::clock::Now;
-use crate::engine::{End, EngineError, Grace, remove_lease, transfers_end};
+use crate::engine::{End, EngineError, Grace, give_back, remove_lease, transfers_end};
 use crate::killpoint::{Point, hit};
 use crate::ledger::{Ledger, LedgerError, Number};
 use crate::rows::{Event, Lease, Object, State};
@@ -284,12 +284,13 @@ fn repair(ledger: &Ledger, tree: &Tree, now: Now, ids: &[Id], report: &mut Repor
         for (id, lease, what, failed) in &outcome {
             match (what, failed) {
                 (Todo::Finish, None) => {
-                    txn.put_lease(*id, &Lease { state: State::Active, ..lease.clone() })?;
+                    txn.put_lease(*id, &lease.clone().linked())?;
                     report.finished += 1;
                 }
                 (Todo::Finish, Some(error)) => {
                     let event = Event::new(now.at, AuditEvent::LeaseEnded).about(*id, lease);
                     txn.log(&event.outcome(format!("not staged: {error}")))?;
+                    give_back(txn, lease)?;
                     txn.remove_lease(*id)?;
                     report.given_up += 1;
                 }

@@ -5,13 +5,13 @@
 
 use crate::clock::Clock;
 use crate::database::{self, Backoff, Database};
-use crate::engine::{Handle, Work};
+use crate::engine::{Handle, Refusal, Work};
 use crate::ledger::{Ledger, Number};
 use crate::logins::Cache;
 use daemon::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
-use tobj::{Reply, Request};
+use tobj::{Fault, Reply, Request, Revocation};
 
 /// How long an answer may take: the database waits a minute for something to tell.
 const ANSWER: Duration = Duration::from_secs(90);
@@ -68,15 +68,75 @@ impl Watch {
         }
         self.cache.clear();
         tracing::info!(revocations = items.len(), upto, "rights were withdrawn");
-        self.engine.ask(Work::Withdraw { items, upto }).await.map(drop).map_err(|refusal| refusal.to_string())
+        self.withdraw(items, upto).await.map_err(|refusal| refusal.to_string())
     }
 
-    async fn ask(&self, after: u64, within: Duration) -> Result<(Vec<tobj::Revocation>, u64, u64), String> {
+    /// Commit by commit, so that others are served in between. What a restart cuts off is told by the database again.
+    async fn withdraw(&self, items: Vec<Revocation>, upto: u64) -> Result<(), Refusal> {
+        loop {
+            match self.engine.ask(Work::Withdraw { items: items.clone(), upto }).await {
+                Err(refusal) if refusal.fault == Fault::Busy => {}
+                answer => return answer.map(drop),
+            }
+        }
+    }
+
+    async fn ask(&self, after: u64, within: Duration) -> Result<(Vec<Revocation>, u64, u64), String> {
         let reply = self.database.ask(Request::WaitRevocations { after }, within).await;
         match reply.map_err(|error| daemon::report(&error))? {
             Reply::Revocations { items, upto, now } => Ok((items, upto, now.0)),
             Reply::Fault { fault, .. } => Err(format!("the database answered {fault}")),
             _ => Err("the database gave an answer to another question".to_owned()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grants::Grant;
+    use crate::testkit::{Kit, NOW, grant};
+    use tobj::{AuditEvent, Id, LeaseKind, Timestamp};
+
+    /// More leases than one commit ends, and a restart after the first of them.
+    #[test]
+    fn many_leases_end_commit_by_commit() {
+        const MANY: usize = 521;
+        let kit = Kit::new();
+        for n in 0..MANY {
+            let id: Id = (n as u128).to_be_bytes().into();
+            kit.ask(Work::Stage { request: id, grant: Grant { id, ..grant(1, LeaseKind::OneTime) } }).unwrap();
+        }
+        let right = |product: &str| Revocation {
+            seq: 1,
+            customer: "alice".parse().unwrap(),
+            product: Some(product.parse().unwrap()),
+            version: None,
+            at: Timestamp(NOW + 5),
+        };
+        let items = vec![right("maps"), right("charts")];
+        let told = |kit: &Kit| kit.ledger.read().unwrap().number(Number::Revocation).unwrap();
+        let first = kit.ask(Work::Withdraw { items: items.clone(), upto: 5 }).unwrap_err();
+        assert_eq!((first.fault, told(&kit)), (Fault::Busy, 0));
+        let ended = kit.outcomes(AuditEvent::LeaseEnded).len();
+        assert!((1..MANY).contains(&ended), "some of them have ended: {ended}");
+        // All that was withdrawn counts for new grants at once, also what has no lease.
+        let charts = Grant { product: "charts".parse().unwrap(), ..grant(2, LeaseKind::Standing) };
+        assert_eq!(kit.stage(2, &charts).unwrap_err().fault, Fault::Denied);
+
+        let (kit, _) = kit.again();
+        assert_eq!(told(&kit), 0, "the database tells it again");
+        let watch = Watch {
+            ledger: kit.ledger.clone(),
+            database: Arc::new(Database::new(&kit.path("nobody.sock"), "database")),
+            engine: kit.engine.clone(),
+            cache: Arc::new(Cache::new(Duration::ZERO).unwrap()),
+            clock: kit.clock.clone(),
+        };
+        crate::logins::tests::runtime().block_on(watch.withdraw(items, 5)).unwrap();
+        assert_eq!(told(&kit), 5);
+        assert_eq!(kit.outcomes(AuditEvent::LeaseEnded), vec!["withdrawn by the database"; MANY]);
+        kit.flush();
+        assert_eq!(kit.ledger.read().unwrap().counts().unwrap().0, 0);
     }
 }

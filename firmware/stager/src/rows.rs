@@ -1,5 +1,6 @@
 //! What the ledger keeps, and its form in JSON.
 
+use crate::grants::Grant;
 use crate::ranges::Ranges;
 use serde::{Deserialize, Serialize};
 use tobj::{
@@ -116,9 +117,35 @@ pub struct Lease {
     /// The password of a one-time lease.
     #[serde(default, with = "secret", skip_serializing_if = "Option::is_none")]
     pub secret: Option<Secret>,
+    /// While it is pending: the grants that were used for it since, which are as unused if it comes to nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<PendingGrant>,
+}
+
+/// A grant whose lease is pending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingGrant {
+    /// Until when it may be used (seconds since 1970).
+    pub use_by: u64,
+    /// Its id.
+    #[serde(with = "text")]
+    pub id: Id,
+}
+
+impl PendingGrant {
+    /// That of this grant.
+    pub fn of(grant: &Grant) -> Self {
+        Self { use_by: grant.use_by, id: grant.id }
+    }
 }
 
 impl Lease {
+    /// The same once its link is there.
+    #[must_use]
+    pub fn linked(self) -> Self {
+        Self { state: State::Active, grants: Vec::new(), ..self }
+    }
+
     /// When the sweep has to look at it next (seconds since 1970).
     pub fn due(&self) -> u64 {
         match self.state {
@@ -377,6 +404,7 @@ pub(crate) mod tests {
             expires: 1000,
             covered: Ranges::default(),
             secret: None,
+            grants: Vec::new(),
         }
     }
 
@@ -385,6 +413,7 @@ pub(crate) mod tests {
         let mut one = lease(LeaseKind::OneTime);
         one.secret = Some(Secret::new("s3cret").unwrap());
         one.covered.add(5, 9);
+        one.grants = vec![PendingGrant { use_by: 7, id: [4; 16].into() }];
         for state in [State::Pending, State::Active, State::Ending(5), State::Removing] {
             let one = Lease { state, ..one.clone() };
             let text = serde_json::to_string(&one).unwrap();

@@ -230,6 +230,7 @@ pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown
         throttle: Throttle::default(),
         verifier: verifier.clone(),
         staging: config.stage_at_login.then(|| Duration::from_millis(config.stage_at_login_milliseconds)),
+        reserve: config.reserve_bytes,
     };
     let sessions = Arc::new(Sessions::new(
         door,
@@ -263,7 +264,7 @@ pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown
     }
     {
         let (name, floor, engine) = (config.name.clone(), config.min_free_bytes, engine.clone());
-        let intake = Intake::new(tree.clone(), ledger.clone(), engine.clone(), floor);
+        let intake = Intake::new(tree.clone(), ledger.clone(), engine.clone(), floor).until(end.clone());
         let parts =
             verify::Parts { tree: tree.clone(), ledger: ledger.clone(), engine: engine.clone(), clock: clock.clone() };
         let pace = verify::Pace { bytes_per_second: config.verify_bytes_per_second, days: config.verify_days };

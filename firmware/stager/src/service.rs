@@ -227,6 +227,10 @@ impl Stager {
             Err(error) => checks.push(check("ledger", false, daemon::report(error))),
         }
         checks.push(self.storeroom());
+        checks.push(match self.engine.unlinked() {
+            Some(why) => check("staging", false, why),
+            None => check("staging", true, "the last link was not refused".to_owned()),
+        });
         checks.push(check("sessions", true, format!("{} ftp sessions", self.sessions.count())));
         let (healthy, detail) = self.database.health();
         checks.push(check("database", healthy, detail));
@@ -346,7 +350,65 @@ fn page(ledger: &Ledger, engine: &Handle, offset: usize) -> std::result::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testkit::{Kit, content};
+    use crate::logins::tests::{door, runtime};
+    use crate::sessions::PerCustomer;
+    use crate::testkit::{Kit, content, grant};
+    use crate::tree::Op;
+    use nix::errno::Errno;
+    use tobj::LeaseKind::OneTime;
+
+    fn stager(kit: &Kit) -> Stager {
+        let (tree, ledger, engine) = (kit.tree.clone(), kit.ledger.clone(), kit.engine.clone());
+        let parts = verify::Parts {
+            tree: tree.clone(),
+            ledger: ledger.clone(),
+            engine: engine.clone(),
+            clock: kit.clock.clone(),
+        };
+        let door = door(kit, &engine, 0);
+        Stager {
+            name: "download".parse().unwrap(),
+            verifier: door.verifier.clone(),
+            intake: Intake::new(tree.clone(), ledger.clone(), engine.clone(), 0),
+            verify: verify::Verifier::start(parts, verify::Pace { bytes_per_second: 0, days: 0 }).unwrap(),
+            tree,
+            ledger,
+            engine,
+            clock: kit.clock.clone(),
+            database: door.database.clone(),
+            trouble: Trouble::default(),
+            sessions: Arc::new(Sessions::new(door, PerCustomer { sessions: 1, bytes_per_second: 0 })),
+            floor: 0,
+            found: Report::default(),
+        }
+    }
+
+    #[test]
+    fn a_link_that_was_refused_is_told_until_one_is_made() {
+        let kit = Kit::new();
+        let (stager, runtime) = (stager(&kit), runtime());
+        let told = || {
+            let status = runtime.block_on(stager.status());
+            let Ok(Reply::StatusReport { checks, .. }) = status else { panic!("no status: {status:?}") };
+            let check = checks.into_iter().find(|check| check.name.as_str() == "staging").unwrap();
+            (check.healthy, check.detail.to_string())
+        };
+        assert!(told().0);
+        for (n, errno, words) in [(1, Errno::EMLINK, "end leases of the object"), (2, Errno::EDQUOT, "quota")] {
+            kit.tree.faults().arm(Op::Link, 1, errno);
+            assert_eq!(kit.stage(n, &grant(n, OneTime)).unwrap_err().fault, Fault::Unavailable);
+            let (healthy, detail) = told();
+            assert!(!healthy && detail.contains("was refused") && detail.contains(words), "{detail}");
+            kit.tree.faults().disarm();
+            assert!(!told().0, "none was made since");
+            kit.stage(n, &grant(n, OneTime)).unwrap();
+            assert!(told().0);
+        }
+        // What the caller may be to blame for says nothing of the file system.
+        kit.lose_object();
+        assert_eq!(kit.stage(3, &grant(3, OneTime)).unwrap_err().fault, Fault::NotFound);
+        assert!(told().0);
+    }
 
     #[test]
     fn which_pass_the_objects_were_verified_in() {

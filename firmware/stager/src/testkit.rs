@@ -15,6 +15,8 @@ use std::time::Duration;
 use tobj::{Id, LeaseKind, Reply, Sha256};
 use tokio::sync::oneshot;
 
+/// What has not come by then does not come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const NOW: u64 = 1_800_000_000;
 pub(crate) const CONTENT: &[u8] = b"the content of an object";
 pub(crate) const GRACE: Grace = Grace { standing: 100, one_time: 50 };
@@ -168,7 +170,7 @@ fn like(grant: &Grant) -> Lease {
 
 /// Waits for a condition that another thread brings about; a test that waits in vain fails.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = std::time::Instant::now() + Duration::from_secs(20);
+    let until = std::time::Instant::now() + PATIENCE;
     while !holds() {
         assert!(std::time::Instant::now() < until, "in vain: {what}");
         std::thread::yield_now();

@@ -134,38 +134,96 @@ fn is_down(checks: &[Check]) -> bool {
     checks.iter().any(|c| c.name.as_str() == "storage" && !c.healthy)
 }
 
+/// The whole daemon, which goes on after its disk has failed.
+struct Daemon {
+    trigger: daemon::Trigger,
+    running: tokio::task::JoinHandle<Result<(), stager::RunError>>,
+    client: Client,
+}
+
+impl Daemon {
+    /// It serves, and has the object.
+    async fn start(site: &Site) -> Self {
+        let (trigger, shutdown) = Shutdown::manual();
+        let config = site.config.clone();
+        let running = tokio::spawn(async move { stager::run(&config, shutdown).await });
+        let client = Client::new(&site.config.socket);
+        while client.call("operator:eve", Request::Status {}).await.is_err() {
+            assert!(!running.is_finished(), "it did not start");
+            tokio::task::yield_now().await;
+        }
+        status_until(&client, "it serves", serves).await;
+        let put = tobj::Message::request(Request::ObjectPut { sha256: None }).unwrap();
+        client.call_with_literal("operator:eve", put, CONTENT.len() as u64, &mut &CONTENT[..]).await.unwrap();
+        Self { trigger, running, client }
+    }
+
+    /// Has the tree fail at a request to stage; gives the request.
+    async fn fail(&self, site: &Site) -> tobj::Message {
+        // Something that no part of the stager makes: a symbolic link where a customer's directory belongs.
+        std::os::unix::fs::symlink("/nonexistent", site.root().join("accounts/alice")).unwrap();
+        let grant = site.grant(1, Standing, CONTENT);
+        let message =
+            tobj::Message { id: [1; 16].into(), literal: None, body: tobj::Body::Request(Request::Stage { grant }) };
+        let reply = self.client.call_message("web", message.clone()).await.unwrap();
+        assert_eq!(reply, Reply::Fault { fault: Fault::Unavailable, text: tobj::Text::default() });
+        message
+    }
+
+    async fn stop(self) {
+        self.trigger.fire();
+        tokio::time::timeout(PATIENCE, self.running).await.expect("it ends in time").unwrap().unwrap();
+    }
+}
+
+/// Half of an object, from somebody who holds the connection and sends no more. It is at the stager when this returns.
+async fn half_an_object(site: &Site) -> tokio::net::UnixStream {
+    let mut stream = tokio::net::UnixStream::connect(&site.config.socket).await.unwrap();
+    let mut message = tobj::Message::request(Request::ObjectPut { sha256: None }).unwrap();
+    message.literal = Some(2 * CONTENT.len() as u64);
+    let frame = daemon::ipc::Frame { label: "operator:eve".into(), message };
+    daemon::ipc::write_frame(&mut stream, &frame).await.unwrap();
+    stream.write_all(CONTENT).await.unwrap();
+    let comes_in = async {
+        while std::fs::read_dir(site.root().join("incoming")).unwrap().count() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, comes_in).await.expect("it begins to come in");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_half_an_object_holds_up_neither_a_new_beginning_nor_the_end() {
+    let site = Site::new();
+    let daemon = Daemon::start(&site).await;
+    let mut half = half_an_object(&site).await;
+    let message = daemon.fail(&site).await;
+    status_until(&daemon.client, "it says that it is down", is_down).await;
+    let told = daemon::ipc::read_frame(&mut half).await.unwrap().expect("it is answered").message;
+    assert!(matches!(told.body, tobj::Body::Reply(reply) if fault(&reply) == Some(Fault::Unavailable)));
+    status_until(&daemon.client, "it serves again", serves).await;
+    assert!(matches!(daemon.client.call_message("web", message).await.unwrap(), Reply::Staged { .. }));
+    let _half = half_an_object(&site).await;
+    daemon.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_that_fails_is_told_and_opened_anew() {
     let site = Site::new();
-    let (trigger, shutdown) = Shutdown::manual();
-    let config = site.config.clone();
-    let running = tokio::spawn(async move { stager::run(&config, shutdown).await });
-    let client = Client::new(&site.config.socket);
-    while client.call("operator:eve", Request::Status {}).await.is_err() {
-        assert!(!running.is_finished(), "it did not start");
-        tokio::task::yield_now().await;
-    }
-    status_until(&client, "it serves", serves).await;
-    let put = tobj::Message::request(Request::ObjectPut { sha256: None }).unwrap();
-    client.call_with_literal("operator:eve", put, CONTENT.len() as u64, &mut &CONTENT[..]).await.unwrap();
-    // Something that no part of the stager makes: a symbolic link where a customer's directory belongs.
-    std::os::unix::fs::symlink("/nonexistent", site.root().join("accounts/alice")).unwrap();
-    let grant = site.grant(1, Standing, CONTENT);
-    let message =
-        tobj::Message { id: [1; 16].into(), literal: None, body: tobj::Body::Request(Request::Stage { grant }) };
-    let reply = client.call_message("web", message.clone()).await.unwrap();
-    assert_eq!(reply, Reply::Fault { fault: Fault::Unavailable, text: tobj::Text::default() });
-    let down = status_until(&client, "it says that it is down", is_down).await;
+    let daemon = Daemon::start(&site).await;
+    let message = daemon.fail(&site).await;
+    let client = &daemon.client;
+    let down = status_until(client, "it says that it is down", is_down).await;
     assert!(down[0].detail.as_str().contains("file system"), "{down:?}");
     let refused = client.call("operator:eve", Request::LeaseList { offset: 0 }).await.unwrap();
     assert_eq!(fault(&refused), Some(Fault::Unavailable));
     // It is opened anew, which removes what no lease explains and finishes what was committed.
-    let again = status_until(&client, "it serves again", serves).await;
+    let again = status_until(client, "it serves again", serves).await;
     let start = again.iter().find(|c| c.name.as_str() == "start-up").unwrap();
     assert!(start.detail.as_str().contains("1 stagings finished"), "{start:?}");
     assert!(matches!(client.call_message("web", message).await.unwrap(), Reply::Staged { .. }));
-    trigger.fire();
-    tokio::time::timeout(PATIENCE, running).await.expect("it ends in time").unwrap().unwrap();
+    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

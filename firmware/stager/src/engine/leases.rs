@@ -1,11 +1,12 @@
 //! How leases end.
 
-use super::{Grace, Mark, Plan, Rules, Step, Work};
+use super::{Grace, Mark, Plan, Refusal, Rules, Step, Work};
 use crate::clock::{Now, PLAUSIBLE};
 use crate::ledger::{LedgerError, Number, Txn};
 use crate::rows::{Event, Lease, State, Withdrawn};
 use crate::tree::Place;
-use tobj::{AuditEvent, Fault, Id, Revocation};
+use std::collections::HashSet;
+use tobj::{AuditEvent, Fault, Id, Revocation, Sha256};
 
 /// Most leases and grants that one sweep takes; the next one follows at once.
 pub(super) const SWEEP: usize = 256;
@@ -22,16 +23,19 @@ pub(super) fn settle(
 ) -> Result<(), LedgerError> {
     let Some(lease) = txn.lease(id)? else { return Ok(()) };
     match (mark, lease.state) {
-        (Mark::Linked, State::Pending) => txn.put_lease(id, &Lease { state: State::Active, ..lease }),
+        (Mark::Linked, State::Pending) => txn.put_lease(id, &lease.linked()),
         (Mark::Unlinked, State::Removing) => txn.remove_lease(id).map(drop),
-        (Mark::Failed { grants, why }, State::Pending) => {
-            for (use_by, grant) in grants {
-                txn.remove_grant(*use_by, *grant)?;
-            }
+        (Mark::Failed { why }, State::Pending) => {
+            give_back(txn, &lease)?;
             remove(txn, id, lease, &format!("not staged: {why}"), now, steps)
         }
         _ => Ok(()),
     }
+}
+
+/// Makes the grants of a lease that came to nothing ones that were not used.
+pub(crate) fn give_back(txn: &mut Txn<'_>, lease: &Lease) -> Result<(), LedgerError> {
+    lease.grants.iter().try_for_each(|grant| txn.remove_grant(grant.use_by, grant.id))
 }
 
 /// Takes a lease away now, with what is left of it in the tree.
@@ -48,7 +52,7 @@ pub(crate) fn remove(
         txn.log(&Event::new(now.at, AuditEvent::LeaseEnded).about(id, &lease).outcome(why))?;
     }
     steps.push(Step::Unlink { lease: id, place: Place::of(id, &lease) });
-    txn.put_lease(id, &Lease { state: State::Removing, secret: None, ..lease })
+    txn.put_lease(id, &Lease { state: State::Removing, secret: None, grants: Vec::new(), ..lease })
 }
 
 /// Ends a lease but for resumes.
@@ -61,7 +65,8 @@ pub(super) fn wind_down(
     now: Now,
 ) -> Result<(), LedgerError> {
     txn.log(&Event::new(now.at, AuditEvent::LeaseEnded).about(id, &lease).outcome(why))?;
-    txn.put_lease(id, &Lease { state: State::Ending(now.at.saturating_add(grace.of(lease.kind))), ..lease })
+    let state = State::Ending(now.at.saturating_add(grace.of(lease.kind)));
+    txn.put_lease(id, &Lease { state, grants: Vec::new(), ..lease })
 }
 
 pub(super) fn revoke(txn: &mut Txn<'_>, id: Id, by: &str, now: Now) -> Result<Plan, LedgerError> {
@@ -77,26 +82,39 @@ pub(super) fn revoke(txn: &mut Txn<'_>, id: Id, by: &str, now: Now) -> Result<Pl
     }
 }
 
+/// Ends the next leases of withdrawn rights. The number stands for all of them: it is kept with the last.
 pub(super) fn withdraw(txn: &mut Txn<'_>, items: &[Revocation], upto: u64, now: Now) -> Result<Plan, LedgerError> {
-    let mut plan = Plan::done();
+    let (mut plan, mut room) = (Plan::done(), SWEEP);
     for item in items {
         let (product, version) = (item.product.as_ref(), item.version.as_ref());
         let what = Withdrawn { product: item.product.clone(), version: item.version.clone(), at: item.at.0 };
         txn.withdraw(item.customer.as_str(), &what, now.at.saturating_sub(MIND))?;
-        let ids = txn.leases_of(item.customer.as_str(), product.map(|p| p.as_str()), version.map(|v| v.as_str()))?;
+        let (product, version) = (product.map(|p| p.as_str()), version.map(|v| v.as_str()));
+        let ids = txn.leases_of(item.customer.as_str(), product, version, room)?;
+        room -= ids.len();
         for id in ids {
             if let Some(lease) = txn.lease(id)?.filter(|lease| lease.state != State::Removing) {
                 remove(txn, id, lease, "withdrawn by the database", now, &mut plan.steps)?;
             }
         }
     }
+    if room == 0 {
+        plan.answer = Err(Refusal::new(Fault::Busy, "more leases end than one commit takes; ask again"));
+        return Ok(plan);
+    }
     // It may also go back: a database that was restored from a copy counts anew.
     txn.set_number(Number::Revocation, upto)?;
     Ok(plan)
 }
 
-/// Looks at the leases that are due. Without a trusted time nothing expires and nothing is deleted.
-pub(super) fn sweep(txn: &mut Txn<'_>, rules: Rules, now: Now) -> Result<Plan, LedgerError> {
+/// Looks at the leases that are due, and at uploads that nobody goes on with. Without a trusted time nothing expires and nothing is
+/// deleted.
+pub(super) fn sweep(
+    txn: &mut Txn<'_>,
+    rules: Rules,
+    receiving: &HashSet<Sha256>,
+    now: Now,
+) -> Result<Plan, LedgerError> {
     let (mut plan, grace) = (Plan::done(), rules.grace);
     if !now.trusted {
         return Ok(plan);
@@ -115,6 +133,10 @@ pub(super) fn sweep(txn: &mut Txn<'_>, rules: Rules, now: Now) -> Result<Plan, L
     // A grant that can no longer be used needs no memory; a clock may be behind by as much as is plausible.
     again |= txn.forget_grants(now.at.saturating_sub(2 * PLAUSIBLE), SWEEP)? == SWEEP;
     for sha256 in txn.uploads_before(now.at.saturating_sub(rules.upload_keep))? {
+        // Its checkpoints may be further apart than that.
+        if receiving.contains(&sha256) {
+            continue;
+        }
         txn.remove_upload(sha256)?;
         plan.steps.push(Step::DropUpload { sha256 });
     }

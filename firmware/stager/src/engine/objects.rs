@@ -21,21 +21,24 @@ type Result<T> = std::result::Result<T, LedgerError>;
 
 /// Why an object is not served.
 pub(super) const DAMAGED: &str = "the object is damaged; put it in again";
+/// Why one that came in is not taken.
+const GONE: &str = "the object went out of the storeroom meanwhile; put it in once more";
 
-pub(super) fn store(txn: &mut Txn<'_>, sha256: Sha256, size: u64, fresh: bool, by: &str, now: Now) -> Result<Plan> {
+/// `there`: whether the storeroom has the file now.
+pub(super) fn store(
+    txn: &mut Txn<'_>,
+    sha256: Sha256,
+    size: u64,
+    fresh: bool,
+    there: bool,
+    by: &str,
+    now: Now,
+) -> Result<Plan> {
     txn.remove_upload(sha256)?;
     let pass = txn.number(Number::Pass)?;
     let old = txn.object(sha256)?;
     let mut plan = Plan::answer(Reply::Stored { sha256, size, known: old.is_some() });
     let state = match (old, fresh) {
-        (None, true) => ObjectState::Good,
-        // The one that was there when it came in may have been retired since.
-        (None, false) => {
-            return Ok(Plan::refused(
-                Fault::Busy,
-                "the object went out of the storeroom meanwhile; put it in once more",
-            ));
-        }
         (Some(Object { state: ObjectState::Retiring, .. }), _) => {
             let mut plan =
                 Plan::refused(Fault::Busy, "the object is on its way out of the storeroom; put it in after that");
@@ -45,6 +48,10 @@ pub(super) fn store(txn: &mut Txn<'_>, sha256: Sha256, size: u64, fresh: bool, b
         (Some(Object { state: ObjectState::Damaged, .. }), false) => {
             return Ok(Plan::refused(Fault::Busy, "the object has just been found to be damaged; put it in once more"));
         }
+        // The object may have been retired since its file, or the one that was there when it came in, was seen in the storeroom.
+        (None, false) => return Ok(Plan::refused(Fault::Busy, GONE)),
+        _ if !there => return Ok(Plan::refused(Fault::Busy, GONE)),
+        (None, true) => ObjectState::Good,
         // It was gone, or is mended: what links there are may be to another file.
         (Some(_), true) => {
             plan.follow.push(Work::Heal { sha256, after: None });

@@ -1,13 +1,13 @@
 //! What each request changes in the ledger, and the steps in the tree that follow from it. No I/O but the transaction, and a look at
-//! the storeroom where a damaged object may have been replaced.
+//! the storeroom where a damaged object may have been replaced, or one that came in may be gone again.
 
 use super::transfers::End;
-use super::{Engine, Plan, Refusal, Step, Work, objects};
+use super::{Engine, Plan, Refusal, Step, Work, lock, objects};
 use crate::clock::Now;
 use crate::grants::Grant;
 use crate::ledger::{LedgerError, Number, Txn};
 use crate::ranges::Ranges;
-use crate::rows::{Event, Lease, State, Upload, UsedGrant, user_of};
+use crate::rows::{Event, Lease, PendingGrant, State, Upload, UsedGrant, user_of};
 use crate::tree::Place;
 use std::time::UNIX_EPOCH;
 use tobj::{AuditEvent, Fault, Id, LeaseKind, ObjectState, Reply, Secret, Sha256, Timestamp};
@@ -33,7 +33,9 @@ impl Engine {
         match work {
             Work::Stage { .. } | Work::Begin(_) if full => Ok(Plan::refused(Fault::Unavailable, FULL)),
             Work::Stage { request, grant } => stage(txn, request, &grant, now),
-            Work::Store { sha256, size, fresh, by } => objects::store(txn, sha256, size, fresh, &by, now),
+            Work::Store { sha256, size, fresh, by } => {
+                objects::store(txn, sha256, size, fresh, self.is_there(sha256), &by, now)
+            }
             Work::Upload { sha256, upload } => {
                 match upload {
                     Some(upload) => txn.put_upload(sha256, &Upload { at: now.at, ..upload })?,
@@ -56,7 +58,7 @@ impl Engine {
                 if !full {
                     tell_folded(txn, now)?;
                 }
-                super::leases::sweep(txn, self.rules, now)
+                super::leases::sweep(txn, self.rules, &lock(&self.receiving), now)
             }
             Work::Begin(begin) => super::transfers::begin(txn, begin, grace, now),
             Work::End { transfer, bytes, milliseconds, tls, outcome } => {
@@ -96,6 +98,11 @@ impl Engine {
 }
 
 impl Engine {
+    /// Whether the storeroom has a file of the object. Only the writer takes one out: it stays until the steps of this batch.
+    fn is_there(&self, sha256: Sha256) -> bool {
+        self.tree.object(sha256).is_ok_and(|there| there.is_some())
+    }
+
     /// Whether the storeroom has a file of the object, and not this one.
     fn has_another(&self, sha256: Sha256, inode: Option<u64>) -> bool {
         let there = self.tree.object(sha256).ok().flatten();
@@ -190,7 +197,7 @@ fn stage(txn: &mut Txn<'_>, request: Id, grant: &Grant, now: Now) -> Result<Plan
     let until = until.map_or_else(|_| lease.expires.to_string(), |t| t.to_string());
     let outcome = format!("{} until {until}", lease.kind.as_str().to_lowercase());
     txn.log(&Event::new(now.at, AuditEvent::Staged).about(id, &lease).outcome(outcome))?;
-    Ok(staged(id, &lease, lease.expires, grant))
+    Ok(staged(id, &lease, lease.expires))
 }
 
 fn standing(txn: &Txn<'_>, grant: &Grant) -> Result<Option<(Id, Lease)>, LedgerError> {
@@ -206,12 +213,19 @@ fn renewed(old: Lease, grant: &Grant) -> Lease {
     // What was revoked begins anew; what has run out goes on. Of two grants the longer one holds, in whatever order they came.
     // A link that is there stays as it is: were it made again, a failure of that would have to be told from one of a new lease,
     // also after a crash, so as not to take away what the customer had.
-    let (state, expires, covered) = match old.state {
-        State::Removing => (State::Pending, grant.lease_expires, Ranges::default()),
-        State::Pending => (State::Pending, old.expires.max(grant.lease_expires), old.covered.clone()),
-        State::Active | State::Ending(_) => (State::Active, old.expires.max(grant.lease_expires), old.covered.clone()),
-    };
-    Lease { state, expires, covered, ..old }
+    let longer = old.expires.max(grant.lease_expires);
+    let this = PendingGrant::of(grant);
+    match old.state {
+        State::Removing => Lease {
+            state: State::Pending,
+            expires: grant.lease_expires,
+            covered: Ranges::default(),
+            grants: vec![this],
+            ..old
+        },
+        State::Pending => Lease { expires: longer, grants: old.grants.iter().copied().chain([this]).collect(), ..old },
+        State::Active | State::Ending(_) => Lease { state: State::Active, expires: longer, ..old },
+    }
 }
 
 fn fresh(grant: &Grant) -> Result<(Id, Lease), getrandom::Error> {
@@ -236,6 +250,7 @@ fn fresh(grant: &Grant) -> Result<(Id, Lease), getrandom::Error> {
         expires: grant.lease_expires,
         covered: Ranges::default(),
         secret,
+        grants: vec![PendingGrant::of(grant)],
     };
     Ok((id.into(), lease))
 }
@@ -247,14 +262,14 @@ fn repeated(txn: &mut Txn<'_>, request: Id, grant: &Grant, used: &UsedGrant, now
     }
     match txn.lease(used.lease)? {
         Some(lease) if matches!(lease.state, State::Pending | State::Active) => {
-            Ok(staged(used.lease, &lease, used.expires, grant))
+            Ok(staged(used.lease, &lease, used.expires))
         }
         _ => Ok(Plan::refused(Fault::Expired, "the lease of this grant is over")),
     }
 }
 
 /// The answer, and the link where there is none yet.
-fn staged(id: Id, lease: &Lease, expires: u64, grant: &Grant) -> Plan {
+fn staged(id: Id, lease: &Lease, expires: u64) -> Plan {
     let user = lease.secret.as_ref().and_then(|_| user_of(id).parse().ok());
     let reply = Reply::Staged {
         lease: id,
@@ -267,8 +282,7 @@ fn staged(id: Id, lease: &Lease, expires: u64, grant: &Grant) -> Plan {
     };
     let mut plan = Plan::answer(reply);
     if lease.state == State::Pending {
-        let (place, grant) = (Place::of(id, lease), (grant.use_by, grant.id));
-        plan.steps.push(Step::Link { lease: id, place, sha256: lease.sha256, grant });
+        plan.steps.push(Step::Link { lease: id, place: Place::of(id, lease), sha256: lease.sha256 });
     }
     plan
 }

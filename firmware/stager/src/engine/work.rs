@@ -108,7 +108,8 @@ pub enum Work {
         /// Who wants it.
         by: String,
     },
-    /// End the leases of rights that were withdrawn: [`Reply::Done`].
+    /// End the leases of rights that were withdrawn: [`Reply::Done`]; [`Fault::Busy`] while there are more than one commit takes, to
+    /// be asked again.
     Withdraw {
         /// The rights.
         items: Vec<Revocation>,

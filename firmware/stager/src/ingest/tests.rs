@@ -1,5 +1,5 @@
 use super::*;
-use crate::testkit::{CONTENT, Kit, content};
+use crate::testkit::{CONTENT, Kit, NOW, PATIENCE, RULES, content};
 use nix::errno::Errno;
 use tobj::AuditEvent;
 
@@ -178,6 +178,64 @@ async fn one_upload_of_an_object_at_a_time() {
     }
     tokio::io::AsyncWriteExt::write_all(&mut sender, &bytes[100..]).await.unwrap();
     assert!(first.await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn an_upload_that_comes_in_is_not_swept() {
+    let kit = kit();
+    let keep = RULES.upload_keep;
+    kit.clock.anchor(NOW);
+    let intake = intake(&kit);
+    let bytes = some_bytes(3 * BLOCK);
+    append(&intake, &bytes, 0, &mut broken_after(&bytes[..BLOCK])).await.unwrap_err();
+    kit.time.pass(keep - 1);
+    let (mut sender, mut receiver) = tokio::io::duplex(64);
+    let resumed = {
+        let (intake, bytes) = (intake.clone(), bytes.clone());
+        tokio::spawn(async move { append(&intake, &bytes, BLOCK as u64, &mut receiver).await })
+    };
+    let (part, rest) = bytes[BLOCK..].split_at(100); // more than fits: it is at work
+    tokio::io::AsyncWriteExt::write_all(&mut sender, part).await.unwrap();
+    let at = || kit.ledger.read().unwrap().upload(hash_of(&bytes)).unwrap().map(|upload| upload.at);
+    assert_eq!(at(), Some(NOW + keep - 1), "its time begins anew");
+    for seconds in [2, 2 * keep] {
+        kit.time.pass(seconds);
+        kit.engine.ask(Work::Sweep).await.unwrap();
+        assert_eq!(left_over(&kit), 1, "after {seconds} s");
+    }
+    tokio::io::AsyncWriteExt::write_all(&mut sender, rest).await.unwrap();
+    let stored = resumed.await.unwrap();
+    assert!(matches!(stored, Ok(Reply::Stored { known: false, .. })), "{stored:?}");
+    // Nobody goes on with this one.
+    append(&intake, b"another", 0, &mut broken_after(b"ano")).await.unwrap_err();
+    kit.time.pass(keep + 1);
+    kit.engine.ask(Work::Sweep).await.unwrap();
+    assert_eq!(left_over(&kit), 0);
+}
+
+#[tokio::test]
+async fn what_comes_in_breaks_off_at_the_end_and_goes_on_after_it() {
+    let kit = kit();
+    let (trigger, end) = Shutdown::manual();
+    let (ending, next) = (intake(&kit).until(end), intake(&kit));
+    let (bytes, came, on_its_way) = (some_bytes(3 * BLOCK), BLOCK + 500, 64);
+    // Who sends goes on holding the connection, and sends nothing.
+    let (mut sender, mut receiver) = tokio::io::duplex(on_its_way);
+    let first = {
+        let (ending, bytes) = (ending.clone(), bytes.clone());
+        tokio::spawn(async move { append(&ending, &bytes, 0, &mut receiver).await })
+    };
+    tokio::io::AsyncWriteExt::write_all(&mut sender, &bytes[..came]).await.unwrap();
+    trigger.fire();
+    let broken = tokio::time::timeout(PATIENCE, first).await.expect("it ends").unwrap().unwrap_err();
+    assert!(broken.fault == Fault::Unavailable && broken.why == ENDED, "{broken:?}");
+    let from = usize::try_from(offset_of(&next, &bytes).await).unwrap();
+    assert!((came - on_its_way..=came).contains(&from), "what came is kept: {from}");
+    assert!(append(&next, &bytes, from as u64, &mut &bytes[from..]).await.is_ok());
+    // One that would begin only now leaves nothing.
+    let late = ending.put(3, None, "operator:eve", &mut &b"abc"[..]).await;
+    assert_eq!(late.unwrap_err().fault, Fault::Unavailable);
+    assert_eq!(left_over(&kit), 0);
 }
 
 #[tokio::test]

@@ -295,13 +295,14 @@ fn paths_and_due_times_follow_the_leases() {
                 ("alice", Some("map"), None, 0),
                 ("ali", None, None, 0),
             ] {
-                assert_eq!(txn.leases_of(customer, product, version)?.len(), found, "{product:?}");
+                assert_eq!(txn.leases_of(customer, product, version, usize::MAX)?.len(), found, "{product:?}");
+                assert_eq!(txn.leases_of(customer, product, version, 1)?.len(), found.min(1), "{product:?}");
             }
             txn.remove_lease(id(1))?;
             assert_eq!(txn.lease_at(path)?, None);
             assert_eq!(txn.due(u64::MAX, 9)?, [id(2)]);
             txn.remove_lease(id(2))?;
-            assert_eq!(txn.leases_of("alice", None, None)?, []);
+            assert_eq!(txn.leases_of("alice", None, None, usize::MAX)?, []);
             Ok(())
         })
         .unwrap();

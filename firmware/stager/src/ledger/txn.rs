@@ -219,15 +219,21 @@ impl<'t> Txn<'t> {
         range.take(limit).map(|entry| Ok(unkey(entry?.0.value().1))).collect()
     }
 
-    /// The leases of a customer whose product and version, where given, are these.
-    pub fn leases_of(&self, customer: &str, product: Option<&str>, version: Option<&str>) -> Result<Vec<Id>> {
+    /// The leases of a customer whose product and version, where given, are these, at most `limit`.
+    pub fn leases_of(
+        &self,
+        customer: &str,
+        product: Option<&str>,
+        version: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Id>> {
         let mut prefix = format!("{customer}/");
         for part in product.into_iter().chain(version.filter(|_| product.is_some())) {
             prefix.push_str(part);
             prefix.push('/');
         }
         let mut found = Vec::new();
-        for entry in self.paths.range(&*prefix..)? {
+        for entry in self.paths.range(&*prefix..)?.take(limit) {
             let (path, id) = entry?;
             if !path.value().starts_with(&prefix) {
                 break;

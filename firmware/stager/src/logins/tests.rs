@@ -1,6 +1,7 @@
 use super::*;
+use crate::engine::{Engine, Rules};
 use crate::ledger::Number;
-use crate::testkit::{GRACE, Kit};
+use crate::testkit::{GRACE, Kit, RULES, grant};
 
 fn secret(text: &str) -> Secret {
     Secret::new(text).unwrap()
@@ -8,6 +9,28 @@ fn secret(text: &str) -> Secret {
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
+}
+
+/// A door to this stager, whose database is nowhere.
+pub(crate) fn door(kit: &Kit, engine: &Handle, reserve: u64) -> Door {
+    let verifier = Verifier::new(crate::grants::tests::pair().public, name("download"));
+    Door {
+        ledger: kit.ledger.clone(),
+        tree: kit.tree.clone(),
+        clock: kit.clock.clone(),
+        engine: engine.clone(),
+        database: Arc::new(Database::new(&kit.path("nobody.sock"), "database")),
+        cache: Arc::new(Cache::new(Duration::ZERO).unwrap()),
+        grace: GRACE,
+        throttle: Throttle::default(),
+        verifier: Arc::new(verifier),
+        staging: None,
+        reserve,
+    }
+}
+
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 #[test]
@@ -73,24 +96,12 @@ fn a_long_user_name_is_cut_for_the_record() {
 #[test]
 fn who_is_not_heard_is_counted() {
     let kit = Kit::new();
-    let verifier = Verifier::new(crate::grants::tests::pair().public, name("download"));
-    let door = Door {
-        ledger: kit.ledger.clone(),
-        tree: kit.tree.clone(),
-        clock: kit.clock.clone(),
-        engine: kit.engine.clone(),
-        database: Arc::new(Database::new(&kit.path("nobody.sock"), "database")),
-        cache: Arc::new(Cache::new(Duration::ZERO).unwrap()),
-        grace: GRACE,
-        throttle: Throttle::default(),
-        verifier: Arc::new(verifier),
-        staging: None,
-    };
+    let door = door(&kit, &kit.engine, 0);
     let address = "192.0.2.1".parse().unwrap();
     while let Some(attempt) = door.throttle.attempt(address, "alice", Instant::now()) {
         door.throttle.failed(&attempt, Instant::now());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = runtime();
     for _ in 0..3 {
         let refused = runtime.block_on(door.login(address, "alice", &secret("swordfish"), true));
         assert_eq!(refused.unwrap_err(), Fault::Busy);
@@ -103,4 +114,43 @@ fn who_is_not_heard_is_counted() {
     assert_eq!(other.unwrap_err(), Fault::Denied);
     kit.flush();
     assert_eq!(kit.outcomes(AuditEvent::LoginRefused), ["wrong user or password"]);
+}
+
+#[test]
+fn where_the_last_of_the_space_begins() {
+    let reserve = 32 << 20;
+    for (free, last) in [(0, true), ((8 << 20) - 1, true), (8 << 20, false), (reserve, false)] {
+        assert_eq!(is_last(free, reserve), last, "{free}");
+    }
+    assert!(!is_last(0, 0), "without a reserve there is no last of it");
+}
+
+#[test]
+fn logins_do_not_take_the_last_of_the_space() {
+    let mut kit = Kit::new();
+    let staged = kit.stage(1, &grant(1, LeaseKind::OneTime));
+    let Ok(Reply::Staged { user: Some(user), secret: Some(secret), .. }) = staged else { panic!("{staged:?}") };
+    kit.stop();
+    let (address, runtime) = ("192.0.2.1".parse().unwrap(), runtime());
+    let none: [&str; 0] = [];
+    let rules = Rules { reserve: u64::MAX, ..RULES };
+    let (engine, ended) = Engine::start(kit.ledger.clone(), kit.tree.clone(), kit.clock.clone(), rules).unwrap();
+    let full = door(&kit, &engine, rules.reserve);
+    for _ in 0..3 {
+        let refused = runtime.block_on(full.login(address, user.as_str(), &secret, true));
+        assert_eq!(refused.unwrap_err(), Fault::Unavailable);
+    }
+    engine.stop();
+    ended.blocking_recv().unwrap().unwrap();
+    drop(full);
+    assert_eq!(kit.outcomes(AuditEvent::Login), none);
+    assert_eq!(kit.outcomes(AuditEvent::LoginRefused), none);
+    assert_eq!(kit.ledger.read().unwrap().number(Number::FoldedLogins).unwrap(), 3);
+
+    // There is room again; those who were refused for it did not fail.
+    let (kit, _) = kit.again();
+    let admitted = runtime.block_on(door(&kit, &kit.engine, 0).login(address, user.as_str(), &secret, true));
+    assert_eq!(admitted.unwrap().access, Access::Ticket(crate::rows::lease_of(user.as_str()).unwrap()));
+    kit.flush();
+    assert_eq!(kit.outcomes(AuditEvent::Login), ["ftps"]);
 }

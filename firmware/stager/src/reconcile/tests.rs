@@ -1,6 +1,8 @@
 use super::*;
 use crate::engine::Work;
-use crate::testkit::{CONTENT, Kit, NOW, content};
+use crate::testkit::{CONTENT, Kit, NOW, content, grant};
+use crate::tree::Op;
+use nix::errno::Errno;
 use tobj::LeaseKind::{OneTime, Standing};
 
 /// Changes a lease behind the writer's back, as a kill between two steps would leave it.
@@ -100,6 +102,26 @@ fn a_lost_object_is_reported_and_its_leases_stay() {
     assert!(kit.lease(acknowledged).unwrap().state == State::Active && kit.linked(acknowledged, OneTime));
     assert!(kit.lease(linked).is_some() && kit.lease(unlinked).is_some() && kit.lease(pending).is_none());
     assert_eq!(kit.outcomes(AuditEvent::LeaseEnded), ["not staged: the object is not in the storeroom"]);
+}
+
+/// A kill after the commit, and a start that cannot make the link.
+#[test]
+fn a_staging_that_is_given_up_has_used_no_grant() {
+    let mut kit = Kit::new();
+    let order = grant(1, Standing);
+    kit.tree.faults().arm(Op::Link, 1, Errno::EIO);
+    kit.stage(1, &order).unwrap_err();
+    kit.ended().unwrap_err();
+    kit.tree.faults().disarm();
+    kit.tree.faults().arm(Op::MakeDir, 1, Errno::ENOSPC);
+    let report = reconcile(&kit.ledger, &kit.tree, crate::testkit::GRACE, kit.clock.now()).unwrap();
+    assert_eq!((report.given_up, report.leases), (1, 1));
+    kit.tree.faults().disarm();
+    assert_eq!(kit.outcomes(AuditEvent::LeaseEnded), ["not staged: the file system is full"]);
+    let (kit, _) = kit.again();
+    let staged = kit.stage(1, &order);
+    assert!(matches!(staged, Ok(tobj::Reply::Staged { .. })), "{staged:?}");
+    assert_eq!(kit.stage(9, &order).unwrap_err().fault, tobj::Fault::Denied, "now it is used");
 }
 
 /// A kill between the commit that an object is good, or gone, and the end of what is in quarantine.

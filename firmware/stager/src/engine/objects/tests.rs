@@ -4,6 +4,7 @@ use crate::grants::Grant;
 use crate::testkit::{CONTENT, Kit, NOW, RULES, content, eventually, grant};
 use crate::tree::{Op, TreeError};
 use nix::errno::Errno;
+use std::io::Write;
 use tobj::LeaseKind::{OneTime, Standing};
 use tobj::{Revocation, Timestamp};
 
@@ -14,6 +15,19 @@ fn retire(kit: &Kit, force: bool) -> Answer {
 fn file(kit: &Kit) -> std::path::PathBuf {
     let name = content().to_string();
     kit.path(&format!("storeroom/{}/{name}", &name[..2]))
+}
+
+/// The object's bytes get their name in the storeroom, as those of a put do before the writer hears of it.
+fn comes_in(kit: &Kit) {
+    let name = Id::random().unwrap();
+    let mut file = kit.tree.incoming(name).unwrap();
+    file.write_all(CONTENT).unwrap();
+    assert!(kit.tree.keep(&name.to_string(), &file, content()).unwrap(), "it is a fresh one");
+}
+
+fn store(kit: &Kit, fresh: bool) -> Answer {
+    let size = CONTENT.len() as u64;
+    kit.ask(Work::Store { sha256: content(), size, fresh, by: "operator:eve".into() })
 }
 
 fn gone(kit: &Kit) -> bool {
@@ -50,13 +64,28 @@ fn an_object_that_is_put_in_while_it_is_retired_is_not_acknowledged_without_a_fi
     // What came in was dropped, since the object was there; before that is told, the object goes.
     retire(&kit, false).unwrap();
     eventually("file and row are gone", || gone(&kit));
-    let size = CONTENT.len() as u64;
-    let store = |fresh| kit.ask(Work::Store { sha256: content(), size, fresh, by: "operator:eve".into() });
-    let refused = store(false).unwrap_err();
-    assert!(refused.fault == Fault::Busy && refused.why.contains("once more"), "{refused:?}");
-    assert!(gone(&kit));
+    for fresh in [false, true] {
+        let refused = store(&kit, fresh).unwrap_err();
+        assert!(refused.fault == Fault::Busy && refused.why.contains("once more"), "{refused:?}");
+        assert!(gone(&kit));
+    }
     assert_eq!(kit.outcomes(AuditEvent::Stored), [""; 0]);
-    assert_eq!(store(true), Ok(Reply::Stored { sha256: content(), size, known: false }));
+    comes_in(&kit);
+    assert!(matches!(store(&kit, true), Ok(Reply::Stored { known: false, .. })));
+}
+
+#[test]
+fn a_damaged_object_that_is_retired_while_it_is_put_in_again_is_not_acknowledged() {
+    let kit = Kit::new();
+    let inode = kit.tree.object(content()).unwrap().map(|there| there.inode);
+    kit.ask(Work::Quarantine { sha256: content(), inode, why: "a bit fell over".into() }).unwrap();
+    // The new file has its name; before that is told, the object goes, and takes it along.
+    comes_in(&kit);
+    retire(&kit, false).unwrap();
+    let refused = store(&kit, true).unwrap_err();
+    assert!(refused.fault == Fault::Busy && refused.why.contains("once more"), "{refused:?}");
+    eventually("file and row are gone", || gone(&kit));
+    assert_eq!(kit.outcomes(AuditEvent::Stored), [""; 0]);
 }
 
 #[test]
