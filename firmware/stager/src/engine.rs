@@ -450,7 +450,14 @@ impl Engine {
             }
             Step::Quarantine { sha256, inode } => return Ok(Ok(self.tree.quarantine(sha256, inode, batch)?)),
             Step::DropQuarantined { sha256 } => return Ok(Ok(self.tree.drop_quarantined(sha256)?)),
-            Step::DropUpload { sha256 } => return Ok(Ok(self.tree.drop_incoming(&sha256.to_string())?)),
+            Step::DropUpload { sha256 } => {
+                // One that has begun since, from its first byte, has the same name; it is held off until this is done.
+                let receiving = lock(&self.receiving);
+                if !receiving.contains(&sha256) {
+                    self.tree.drop_incoming(&sha256.to_string())?;
+                }
+                return Ok(Ok(()));
+            }
             // Asked for twice in one batch; what is there by now may have come in after the first time.
             Step::Discard { sha256 } if self.discarded.contains(&sha256) => return Ok(Ok(())),
             Step::Discard { sha256 } => {

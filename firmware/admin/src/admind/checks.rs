@@ -5,6 +5,7 @@ use crate::block;
 use crate::setup::STORAGE;
 use crate::storage::array::{self, Array};
 use crate::storage::cache;
+use crate::storage::grow;
 use crate::storage::health::Health;
 use crate::storage::record;
 use crate::storage::scrub::{self, Scrub};
@@ -162,6 +163,9 @@ pub(super) fn storage(array: Option<&Array>, health: &BTreeMap<String, Health>) 
             "{words}; the write cache of {disk} cannot be switched off, so that a power cut takes what was just written: \
              `ffsctl storage replace` it"
         );
+    }
+    if array.is_some_and(|a| grow::is_without_log(Path::new(block::SYS), a)) {
+        words = format!("{words}, no log of partial parity yet");
     }
     let scrub: Option<Scrub> = record::load(Path::new(scrub::RECORD)).ok().flatten();
     if let Some(said) = array.and_then(|a| scrub?.describe(a.array, scrub::now())) {

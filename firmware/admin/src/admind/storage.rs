@@ -7,6 +7,7 @@ use crate::block;
 use crate::storage::array::{self, Array};
 use crate::storage::change::{self, Change};
 use crate::storage::events::{self, Counts};
+use crate::storage::grow;
 use crate::storage::health::{self, Health, Questions};
 use crate::storage::plan::{Content, Inventory, Plan, Refusal};
 use crate::storage::record::{self, ORDER, Order, Progress, RECORD, Record};
@@ -154,7 +155,7 @@ pub(super) fn known(watch: &Watch) -> Watched {
 
 /// Writes into the journal what happens to the array and its disks, and counts it, for as long as the daemon runs.
 pub(super) async fn watch(watch: Watch) {
-    let (mut before, mut asked) = (None, None::<Instant>);
+    let (mut before, mut asked, mut lacked_log) = (None, None::<Instant>, false);
     let mut tick = tokio::time::interval(LOOK);
     loop {
         tick.tick().await;
@@ -172,7 +173,15 @@ pub(super) async fn watch(watch: Watch) {
             tracing::warn!("{}", event.said);
         }
         watch.lock().unwrap_or_else(PoisonError::into_inner).counts.add(&happened);
-        before = now;
+        // It is made right in the background, and when that is done there is nobody else to see it.
+        let lacks_log = now.as_ref().is_some_and(|array| grow::lacks_log(Path::new(block::SYS), array));
+        if lacks_log && !lacked_log {
+            let started = tokio::task::spawn_blocking(|| systemctl(&["start", "--no-block", CHANGE])).await;
+            if let Ok(Err(Refused(_, why))) = started {
+                tracing::warn!("the array does not get its log: {why}");
+            }
+        }
+        (before, lacked_log) = (now, lacks_log);
     }
 }
 
@@ -223,7 +232,9 @@ pub(super) fn show(watch: &Watch) -> Answer {
     }
     let seen: BTreeSet<String> = disks.iter().map(|d| d.name.to_string()).collect();
     for disk in inventory.disks.into_iter().filter(|d| !seen.contains(&d.name)) {
+        let alone = array.as_ref().is_some_and(|array| plan::went_on_alone(&disk, array));
         let state = match disk.content {
+            Content::Member(_) if alone => plan::ALONE.to_owned(),
             Content::Blank => "blank".to_owned(),
             Content::Member(s) => format!("of the array {} ({})", s.array, s.name),
             Content::Other(what) => what,

@@ -174,9 +174,10 @@ fn creation(array: Uuid, level: Level, disks: &[String], spares: usize, zero: bo
     let of_level: &[&str] = match level {
         Level::Raid1 | Level::Raid6 => &["--bitmap=internal"],
         Level::Raid10 => &["--bitmap=internal", "--layout=n2"],
-        // A log of partial parity in place of a bitmap, which excludes it. Without force it would be made degraded, with a spare to be
-        // filled, since that is faster.
-        Level::Raid5 => &["--bitmap=none", "--consistency-policy=ppl", "--force"],
+        // A log of partial parity in place of a bitmap, which excludes it; once the parity is right (`grow::keep_log`). Without force it
+        // would be made degraded, with a spare to be filled, since that is faster.
+        Level::Raid5 if zero => &["--bitmap=none", "--consistency-policy=ppl", "--force"],
+        Level::Raid5 => &["--bitmap=none", "--consistency-policy=resync", "--force"],
     };
     arguments.extend(of_level.iter().map(|a| (*a).to_owned()));
     if zero {
@@ -240,6 +241,9 @@ fn ask_to_verify(role: Role) -> Result<(), StorageError> {
 fn take_back() {
     let Some(running) = array::look(Path::new(block::SYS)).filter(|a| a.missing > 0) else { return };
     let Ok(inventory) = inventory::take(false) else { return };
+    for disk in inventory.disks.iter().filter(|d| plan::went_on_alone(d, &running)) {
+        tracing::warn!(disk.name, "it {}", plan::ALONE);
+    }
     for disk in plan::fallen_behind(&inventory, &running) {
         if let Err(error) = cache::switch_off(Path::new(block::SYS), &running.level, std::slice::from_ref(&disk)) {
             tracing::warn!(disk, "{}", daemon::report(&error));
@@ -275,7 +279,18 @@ mod tests {
                 "--level=raid10 --raid-devices=3 --spare-devices=1 --bitmap=internal --layout=n2",
             ),
             (Level::Raid6, 0, true, "--level=raid6 --raid-devices=4 --bitmap=internal --write-zeroes"),
-            (Level::Raid5, 0, false, "--level=raid5 --raid-devices=4 --bitmap=none --consistency-policy=ppl --force"),
+            (
+                Level::Raid5,
+                0,
+                false,
+                "--level=raid5 --raid-devices=4 --bitmap=none --consistency-policy=resync --force",
+            ),
+            (
+                Level::Raid5,
+                0,
+                true,
+                "--level=raid5 --raid-devices=4 --bitmap=none --consistency-policy=ppl --force --write-zeroes",
+            ),
         ];
         for (level, spares, zero, middle) in cases {
             assert_eq!(told(level, spares, zero), format!("{begin} {middle} {end}"));

@@ -8,7 +8,7 @@
 use super::array::{Array, Member};
 use super::plan::{self, Content, Inventory, Refusal};
 use super::record;
-use super::{StorageError, array, cache, inventory};
+use super::{StorageError, array, cache, grow, inventory};
 use crate::block;
 use crate::tools::{self, ToolError};
 use serde::{Deserialize, Serialize};
@@ -44,7 +44,8 @@ pub(crate) enum Step {
     Add(String),
     /// A disk that was a member comes back; only what it missed is copied.
     Return(String),
-    /// A disk that was a member, and went on without the others, comes back as a new one: what only it has is lost.
+    /// A disk that was a member, and [may have gone on without others](plan::went_on_alone), comes back as a new one: what only it has is
+    /// lost.
     Renew(String),
     /// A member is copied to a disk that has come in, then leaves.
     Copy {
@@ -116,22 +117,20 @@ fn come_in(array: &Array, inventory: &Inventory, name: &str) -> Result<Step, Ref
     }
     match &disk.content {
         Content::Blank => Ok(Step::Add(name.to_owned())),
-        Content::Member(s) if s.array == array.array && plan::went_on_alone(s, array) => {
-            Ok(Step::Renew(name.to_owned()))
-        }
+        Content::Member(_) if plan::went_on_alone(disk, array) => Ok(Step::Renew(name.to_owned())),
         Content::Member(s) if s.array == array.array => Ok(Step::Return(name.to_owned())),
         Content::Member(s) => Err(no(format!("{name} belongs to the array {} ({})", s.array, s.name))),
         Content::Other(what) => Err(no(format!("{name} is not blank: {what}"))),
     }
 }
 
-/// Carries out the order that waits.
+/// Carries out the order that waits; where there is none, a RAID5 may want its log.
 ///
 /// # Errors
 /// [`StorageError`].
 pub(crate) fn run() -> Result<(), StorageError> {
     let order: Option<Change> = record::load(Path::new(ORDER))?;
-    let Some(change) = order else { return Ok(()) };
+    let Some(change) = order else { return grow::keep_log(Path::new(block::SYS)) };
     std::fs::remove_file(ORDER).map_err(super::io_error(ORDER))?;
     let running = array::look(Path::new(block::SYS)).filter(Array::runs);
     let running = running.ok_or_else(|| no("no array is in use".into()))?;
@@ -160,7 +159,7 @@ fn mdadm(arguments: &[&str]) -> Result<(), StorageError> {
 
 /// Adds a disk that was a member as a new one.
 fn renew(device: &str) -> Result<(), StorageError> {
-    mdadm(&["--zero-superblock", device])?;
+    inventory::wipe(Path::new(device)).map_err(super::io_error(device))?;
     manage(&["--add", device])
 }
 

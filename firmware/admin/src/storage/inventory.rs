@@ -6,7 +6,7 @@ use super::{StorageError, array, io_error};
 use crate::block::{self, Block};
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -52,6 +52,33 @@ fn content(path: &Path, size: u64, deep: bool) -> io::Result<Content> {
         }
     }
     Ok(Content::Blank)
+}
+
+/// Makes a member blank again. Its superblock goes last: a disk on which this was cut is a member still, or blank.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn wipe(path: &Path) -> io::Result<()> {
+    let mut file = File::options().write(true).open(path)?;
+    let size = file.seek(SeekFrom::End(0))?;
+    for (from, to) in wiped(size) {
+        let zeros = vec![0; BLOCK];
+        let mut at = from;
+        while at < to {
+            let n = BLOCK.min(usize::try_from(to - at).unwrap_or(BLOCK));
+            file.write_all_at(&zeros[..n], at)?;
+            at += n as u64;
+        }
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// What is overwritten of a disk of this size, in this order.
+fn wiped(size: u64) -> [(u64, u64); 4] {
+    let superblock = (superblock::OFFSET, superblock::OFFSET + SUPERBLOCK as u64);
+    let end = size.saturating_sub(ENDS).max(superblock.1);
+    [(0, superblock.0), (superblock.1, ENDS.min(size)), (end, size), superblock].map(|(from, to)| (from, to.min(size)))
 }
 
 /// Looks.
@@ -103,6 +130,29 @@ mod tests {
         let mounted = ["n:boot2".to_owned(), "n:whole".to_owned()].into();
         let names: Vec<String> = usable(&blocks, &mounted).into_iter().map(|b| b.name).collect();
         assert_eq!(names, ["free"]);
+    }
+
+    #[test]
+    fn a_member_is_wiped_and_its_superblock_goes_last() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let size = 2 * ENDS + (1 << 20);
+        for size in [size, ENDS + 5, 1 << 20] {
+            file.as_file().set_len(0).unwrap();
+            file.as_file().write_all_at(&vec![7; usize::try_from(size).unwrap()], 0).unwrap();
+            let sb = superblock::tests::sample(Uuid([3; 16]), 1, 2);
+            file.as_file().write_all_at(&sb, superblock::OFFSET).unwrap();
+            for (from, to) in wiped(size) {
+                assert!(matches!(content(file.path(), size, true).unwrap(), Content::Member(_)), "cut before {from}");
+                let zeros = vec![0; usize::try_from(to.saturating_sub(from)).unwrap()];
+                file.as_file().write_all_at(&zeros, from).unwrap();
+            }
+            assert_eq!(content(file.path(), size, true).unwrap(), Content::Blank);
+            file.as_file().write_all_at(&vec![7; usize::try_from(size).unwrap()], 0).unwrap();
+            file.as_file().write_all_at(&sb, superblock::OFFSET).unwrap();
+            wipe(file.path()).unwrap();
+            assert_eq!(content(file.path(), size, true).unwrap(), Content::Blank);
+            assert_eq!(file.as_file().metadata().unwrap().len(), size);
+        }
     }
 
     #[test]

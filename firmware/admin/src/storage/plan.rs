@@ -290,16 +290,22 @@ fn found(inventory: &Inventory, array: Uuid) -> Found {
 /// that went on [by itself](went_on_alone).
 pub(crate) fn fallen_behind(inventory: &Inventory, array: &Array) -> Vec<String> {
     let free = |role: u16| array.members.iter().all(|m| m.slot != Some(role));
-    let comes_back = |s: &Superblock| s.array == array.array && s.role.is_some_and(free) && !went_on_alone(s, array);
-    let ours = |d: &&Disk| matches!(&d.content, Content::Member(s) if comes_back(s));
-    inventory.disks.iter().filter(ours).map(|d| d.name.clone()).collect()
+    let ours =
+        |d: &&Disk| matches!(&d.content, Content::Member(s) if s.array == array.array && s.role.is_some_and(free));
+    inventory.disks.iter().filter(ours).filter(|d| !went_on_alone(d, array)).map(|d| d.name.clone()).collect()
 }
 
-/// Whether a disk was in use while one that is up to date now was not. Each may then have what the other does not know of, and the
-/// record of changes of the one says nothing of those on the other: what is copied by it would leave a mixture of both.
-pub(crate) fn went_on_alone(disk: &Superblock, array: &Array) -> bool {
-    let up_to_date = array.members.iter().filter(|m| m.is("in_sync")).filter_map(|m| m.slot);
-    up_to_date.into_iter().any(|slot| !disk.taken.contains(&slot))
+/// What is to be said of such a disk.
+pub(crate) const ALONE: &str = "was in use while another member was not, and may have what no other has; `ffsctl storage add-spare` copies \
+                                all of it anew, and that is lost then";
+
+/// Whether a disk of the array was in use while one that is up to date now was not. Each may then have what the other does not know of,
+/// and the record of changes of the one says nothing of those on the other: what is copied by it would leave a mixture of both. A
+/// disk of several that failed one after the other cannot be told from that.
+pub(crate) fn went_on_alone(disk: &Disk, array: &Array) -> bool {
+    let Content::Member(s) = &disk.content else { return false };
+    let mut up_to_date = array.members.iter().filter(|m| m.is("in_sync")).filter_map(|m| m.slot);
+    s.array == array.array && s.role.is_some() && up_to_date.any(|slot| !s.taken.contains(&slot))
 }
 
 fn known(inventory: &Inventory, record: &Record, waited: bool, dirty: bool) -> Result<Plan, Refusal> {

@@ -33,9 +33,11 @@ impl Engine {
         match work {
             Work::Stage { .. } | Work::Begin(_) if full => Ok(Plan::refused(Fault::Unavailable, FULL)),
             Work::Stage { request, grant } => stage(txn, request, &grant, now),
-            Work::Store { sha256, size, fresh, by } => {
-                objects::store(txn, sha256, size, fresh, self.is_there(sha256), &by, now)
-            }
+            Work::Store { sha256, size, fresh, by } => match self.tree.object(sha256) {
+                // Only the writer takes a file out of the storeroom: one that is there stays until the steps of this batch.
+                Ok(there) => objects::store(txn, sha256, size, fresh, there.is_some(), &by, now),
+                Err(error) => Ok(Plan::refused(super::fault_of(&error), error.to_string())),
+            },
             Work::Upload { sha256, upload } => {
                 match upload {
                     Some(upload) => txn.put_upload(sha256, &Upload { at: now.at, ..upload })?,
@@ -98,11 +100,6 @@ impl Engine {
 }
 
 impl Engine {
-    /// Whether the storeroom has a file of the object. Only the writer takes one out: it stays until the steps of this batch.
-    fn is_there(&self, sha256: Sha256) -> bool {
-        self.tree.object(sha256).is_ok_and(|there| there.is_some())
-    }
-
     /// Whether the storeroom has a file of the object, and not this one.
     fn has_another(&self, sha256: Sha256, inode: Option<u64>) -> bool {
         let there = self.tree.object(sha256).ok().flatten();
