@@ -190,7 +190,8 @@ fn creation(array: Uuid, level: Level, disks: &[String], spares: usize, zero: bo
 /// Makes the file system, and remembers that it is there.
 fn finish(array: Uuid) -> Result<(), StorageError> {
     let device = array::device();
-    tool("mkfs.xfs", "the file system was not made", &["-q", "-f", "-L", LABEL, &device.to_string_lossy()])?;
+    // Without discarding: it may take minutes of each terabyte.
+    tool("mkfs.xfs", "the file system was not made", &["-q", "-f", "-K", "-L", LABEL, &device.to_string_lossy()])?;
     let record: Option<Record> = record::load(Path::new(RECORD))?;
     match record {
         Some(record) if record.array == array => {

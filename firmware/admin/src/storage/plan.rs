@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-/// The largest disks in bytes that are zeroed before an array is made of them. mdadm waits for that, all of them at once, and so does the
-/// start: disks that write zeros one after the other have to come to their end within its time (`ffs-storage.service`). The copies
-/// of larger ones are made to agree in the background.
+/// The largest disks in bytes that are zeroed before an array is made of them. mdadm waits for that, of all of them at once, and so does
+/// the start, whose time is limited (`ffs-storage.service`); many disks write their zeros no faster than other bytes. The copies of
+/// larger ones are made to agree in the background.
 pub(crate) const ZEROED: u64 = 32 << 30;
 
 /// How an array keeps data twice.
