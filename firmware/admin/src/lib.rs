@@ -12,6 +12,7 @@ pub mod ctl;
 mod durable;
 pub mod flash;
 pub mod gpt;
+mod questions;
 pub mod setup;
 pub mod state;
 pub mod storage;

@@ -17,11 +17,13 @@ pub(crate) mod events;
 pub(crate) mod grow;
 pub(crate) mod health;
 pub(crate) mod inventory;
+pub(crate) mod log;
 pub(crate) mod plan;
 pub(crate) mod record;
 pub(crate) mod scrub;
 pub(crate) mod superblock;
 
+use crate::tools;
 use keys::site::Role;
 use std::io;
 use std::path::PathBuf;
@@ -98,6 +100,12 @@ pub(crate) fn told(done: Result<(), StorageError>) -> Result<(), StorageError> {
 pub(crate) fn io_error(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> StorageError {
     let path = path.into();
     move |source| StorageError::Io { path, source }
+}
+
+/// Runs a program to its end; `what` says what has not happened if that fails.
+fn tool(program: &'static str, what: &'static str, arguments: &[&str]) -> Result<(), StorageError> {
+    let path = tools::find(program).ok_or(StorageError::Missing(program))?;
+    tools::run(&path, arguments, b"").map(|_| ()).map_err(|source| StorageError::Tool { what, source })
 }
 
 /// Whether machines of this role keep data on disks of their own.

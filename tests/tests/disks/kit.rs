@@ -24,7 +24,7 @@ use xtask::local::temporary;
 use xtask::vm::{Bays, Setup, Vms};
 
 /// How long machines may take for anything.
-pub(crate) const LONG: Duration = Duration::from_secs(300);
+pub(crate) const LONG: Duration = Duration::from_secs(600);
 /// Customers, each of whom stages one thing after the other.
 const CUSTOMERS: [&str; 3] = ["paula", "quentin", "ruth"];
 /// What they stage while the power goes.
@@ -173,14 +173,19 @@ impl Lab {
         Some(storage)
     }
 
-    /// Waits until the array is well, or is not.
-    pub(crate) fn until_healthy(&mut self, healthy: bool) -> Storage {
+    /// Waits until it says so.
+    pub(crate) fn until(&mut self, what: &str, is: impl Fn(&Storage) -> bool) -> Storage {
         let mut last = None;
-        self.eventually(if healthy { "a whole array" } else { "a degraded array" }, |lab| {
+        self.eventually(what, |lab| {
             last = lab.storage();
-            last.as_ref().is_some_and(|s| s.healthy == healthy)
+            last.as_ref().is_some_and(&is)
         });
         last.unwrap()
+    }
+
+    /// Waits until the array is well, or is not.
+    pub(crate) fn until_healthy(&mut self, healthy: bool) -> Storage {
+        self.until(if healthy { "a whole array" } else { "a degraded array" }, |s| s.healthy == healthy)
     }
 
     /// Pulls a disk.
@@ -233,7 +238,7 @@ impl Lab {
         self.eventually("the first file", |lab| {
             if refused.is_none()
                 && let Some(storage) = lab.storage()
-                && storage.detail.contains("`ffsctl storage start`")
+                && storage.asks()
             {
                 refused = Some(storage.detail);
                 lab.operate(&["storage", "start", "download"]);
@@ -247,16 +252,10 @@ impl Lab {
         cut
     }
 
-    /// Cuts the power of the download machine and starts it again, changed or not, until it says that its array is in use.
-    pub(crate) fn cut_and_look(&mut self, change: impl FnOnce(Machine) -> Machine) -> Storage {
+    /// Cuts the power of the download machine and starts it again, changed or not.
+    pub(crate) fn cut(&mut self, change: impl FnOnce(Machine) -> Machine) {
         self.lose_power();
         self.vms.start_again(Role::Download, change).unwrap();
-        let mut last = None;
-        self.eventually("an array in use", |lab| {
-            last = lab.storage();
-            last.as_ref().is_some_and(|s| s.level.is_some() && s.detail.contains("MiB free"))
-        });
-        last.unwrap()
     }
 
     fn lose_power(&mut self) -> Lost {
@@ -458,6 +457,16 @@ impl Storage {
             disks: value["disks"].as_array().unwrap().iter().map(disk).collect(),
             counts: serde_json::from_value(value["counts"].clone()).unwrap(),
         }
+    }
+
+    /// Whether the machine has its array and serves what is on it.
+    pub(crate) fn in_use(&self) -> bool {
+        self.level.is_some() && self.detail.contains("MiB free")
+    }
+
+    /// Whether the machine waits for an operator to say that it may start what it has.
+    pub(crate) fn asks(&self) -> bool {
+        self.detail.contains("`ffsctl storage start`")
     }
 
     /// How large the file system is, in MiB.

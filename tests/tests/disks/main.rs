@@ -24,18 +24,10 @@ fn whole(machine: Machine) -> Machine {
     machine
 }
 
-/// The same machine without this disk.
-fn without(id: &str) -> impl FnOnce(Machine) -> Machine {
+/// The same machine with these of its data disks.
+fn with(is_there: impl Fn(&str) -> bool) -> impl FnOnce(Machine) -> Machine {
     move |machine| {
-        let disk = |disk: Disk| if disk.id == id { Disk { plugged: false, ..disk } } else { disk };
-        Machine { disks: machine.disks.into_iter().map(disk).collect(), ..machine }
-    }
-}
-
-/// The same machine with these disks for data and no others.
-fn with_only(ids: &'static [&'static str]) -> impl FnOnce(Machine) -> Machine {
-    move |machine| {
-        let disk = |disk: Disk| Disk { plugged: !disk.id.starts_with("data") || ids.contains(&&*disk.id), ..disk };
+        let disk = |disk: Disk| Disk { plugged: !disk.id.starts_with("data") || is_there(&disk.id), ..disk };
         Machine { disks: machine.disks.into_iter().map(disk).collect(), ..machine }
     }
 }
@@ -77,7 +69,7 @@ fn vm_power_goes_and_a_disk_goes_and_nothing_is_lost() {
         assert!(storage.detail.contains("3 of 4 members"), "{storage:?}");
         assert!(storage.detail.contains("add-spare"), "it says what to do: {storage:?}");
     });
-    let missing = lab.cut_under_load(STAGINGS, without("data1"));
+    let missing = lab.cut_under_load(STAGINGS, with(|disk| disk != "data1"));
     compare(&all, &missing);
     lab.check();
     come_back(&mut lab, "data1");
@@ -116,7 +108,7 @@ fn pull(level: &str, disks: usize) {
         assert!(storage.healthy, "the array is never short of a copy: {storage:?}");
     });
     lab.check();
-    let missing = lab.cut_under_load(STAGINGS, without(&id));
+    let missing = lab.cut_under_load(STAGINGS, with(|disk| disk != id));
     print(level);
     not_much_later(&all, &missing);
     lab.check();
@@ -213,13 +205,21 @@ fn disks_of_raid5_that_are_larger_are_used() {
 fn disks_that_went_on_alone_are_not_mixed() {
     let mut lab = Lab::with_level("raid1", 2, Bus::Virtio);
     for _ in 0..2 {
-        let _ = lab.cut_under_load(STAGINGS, with_only(&["data0"]));
+        let _ = lab.cut_under_load(STAGINGS, with(|disk| disk == "data0"));
     }
     lab.check();
-    // What this one does not know of is not there now.
-    let storage = lab.cut_and_look(with_only(&["data1"]));
+    // The other one does not have what was written since, and starts on the order only.
+    lab.cut(with(|disk| disk == "data1"));
+    let storage = lab.until("a machine that asks", Storage::asks);
+    print(&format!("the other: {}", storage.detail));
+    assert!(storage.detail.contains("up to date") && storage.detail.contains("data0"), "{storage:?}");
+    assert!(!storage.disk("data1").is_some_and(Shown::is_in), "{storage:?}");
+    lab.operate(&["storage", "start", "download"]);
+    let storage = lab.until("an array in use", Storage::in_use);
     assert!(storage.disk("data1").is_some_and(Shown::is_in), "{storage:?}");
-    let storage = lab.cut_and_look(with_only(&["data0", "data1"]));
+    // Now both.
+    lab.cut(with(|disk| disk == "data0" || disk == "data1"));
+    let storage = lab.until("an array in use", Storage::in_use);
     print(&format!("both: {}", storage.detail));
     lab.check();
     let storage = lab.until_healthy(false);

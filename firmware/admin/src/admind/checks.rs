@@ -5,8 +5,8 @@ use crate::block;
 use crate::setup::STORAGE;
 use crate::storage::array::{self, Array};
 use crate::storage::cache;
-use crate::storage::grow;
 use crate::storage::health::Health;
+use crate::storage::log;
 use crate::storage::record;
 use crate::storage::scrub::{self, Scrub};
 use crate::tools;
@@ -164,7 +164,7 @@ pub(super) fn storage(array: Option<&Array>, health: &BTreeMap<String, Health>) 
              `ffsctl storage replace` it"
         );
     }
-    if array.is_some_and(|a| grow::is_without_log(Path::new(block::SYS), a)) {
+    if array.is_some_and(|a| log::is_missing(Path::new(block::SYS), a)) {
         words = format!("{words}, no log of partial parity yet");
     }
     let scrub: Option<Scrub> = record::load(Path::new(scrub::RECORD)).ok().flatten();

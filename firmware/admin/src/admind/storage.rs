@@ -4,13 +4,14 @@
 use super::checks;
 use super::service::{Answer, Refused, unavailable};
 use crate::block;
+use crate::questions::Questions;
 use crate::storage::array::{self, Array};
 use crate::storage::change::{self, Change};
 use crate::storage::events::{self, Counts};
-use crate::storage::grow;
-use crate::storage::health::{self, Health, Questions};
+use crate::storage::health::{self, Health};
+use crate::storage::log;
 use crate::storage::plan::{Content, Inventory, Plan, Refusal};
-use crate::storage::record::{self, ORDER, Order, Progress, RECORD, Record};
+use crate::storage::record::{self, CURRENT, Current, ORDER, Order, Progress, RECORD, Record};
 use crate::storage::superblock::Uuid;
 use crate::storage::{FAILED, StorageError, inventory, io_error, keeps_data, plan};
 use crate::tools;
@@ -120,9 +121,23 @@ pub(super) fn change(change: &Change) -> Answer {
     let running = running.ok_or_else(|| Refused(Fault::Invalid, "no array is in use".into()))?;
     let inventory = inventory::take(true).map_err(unavailable)?;
     change::steps(&running, &inventory, change).map_err(|why| invalid(&why))?;
-    record::save(Path::new(change::ORDER), change).map_err(unavailable)?;
-    carried_out(&["start", CHANGE])?;
+    let order = Path::new(change::ORDER);
+    record::save(order, change).map_err(unavailable)?;
+    read(order, || carried_out(&["start", CHANGE]))?;
     Ok(Reply::Done {})
+}
+
+/// Starts the unit that takes this order away, until it has: it may be at work already for something else, after it looked for orders.
+fn read(order: &Path, mut start: impl FnMut() -> Result<(), Refused>) -> Result<(), Refused> {
+    for _ in 0..2 {
+        let done = start();
+        if !order.exists() {
+            return done;
+        }
+    }
+    // Not at some later time, when nobody expects it any more.
+    std::fs::remove_file(order).map_err(unavailable)?;
+    Err(Refused(Fault::Unavailable, "the order was not read; give it again".into()))
 }
 
 /// Reads all of the array by order, or stops that.
@@ -156,6 +171,7 @@ pub(super) fn known(watch: &Watch) -> Watched {
 /// Writes into the journal what happens to the array and its disks, and counts it, for as long as the daemon runs.
 pub(super) async fn watch(watch: Watch) {
     let (mut before, mut asked, mut lacked_log) = (None, None::<Instant>, false);
+    let mut remembered = record::load::<Current>(Path::new(CURRENT)).ok().flatten();
     let mut tick = tokio::time::interval(LOOK);
     loop {
         tick.tick().await;
@@ -173,8 +189,9 @@ pub(super) async fn watch(watch: Watch) {
             tracing::warn!("{}", event.said);
         }
         watch.lock().unwrap_or_else(PoisonError::into_inner).counts.add(&happened);
+        remembered = remember(now.as_ref(), remembered).await;
         // It is made right in the background, and when that is done there is nobody else to see it.
-        let lacks_log = now.as_ref().is_some_and(|array| grow::lacks_log(Path::new(block::SYS), array));
+        let lacks_log = now.as_ref().is_some_and(|array| log::is_wanted(Path::new(block::SYS), array));
         if lacks_log && !lacked_log {
             let started = tokio::task::spawn_blocking(|| systemctl(&["start", "--no-block", CHANGE])).await;
             if let Ok(Err(Refused(_, why))) = started {
@@ -182,6 +199,24 @@ pub(super) async fn watch(watch: Watch) {
             }
         }
         (before, lacked_log) = (now, lacks_log);
+    }
+}
+
+/// Remembers which disks are up to date, for a start at which none of them is there; gives what is remembered then.
+async fn remember(array: Option<&Array>, remembered: Option<Current>) -> Option<Current> {
+    let blocks = block::all(Path::new(block::SYS)).unwrap_or_default();
+    let Some(now) = array.and_then(|array| Current::of(array, &blocks)) else { return remembered };
+    if remembered.as_ref() == Some(&now) {
+        return remembered;
+    }
+    let saved = tokio::task::spawn_blocking(move || record::save(Path::new(CURRENT), &now).map(|()| now)).await;
+    match saved {
+        Ok(Ok(now)) => Some(now),
+        Ok(Err(error)) => {
+            tracing::warn!("which disks are up to date is not remembered: {}", daemon::report(&error));
+            remembered
+        }
+        Err(_) => remembered,
     }
 }
 
@@ -270,6 +305,32 @@ fn refusal(inventory: &Inventory) -> Option<String> {
 mod tests {
     use super::*;
     use crate::storage::plan::Level;
+
+    #[test]
+    fn an_order_is_read_also_by_a_unit_that_was_at_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let order = dir.path().join("order");
+        // How often the unit starts until it takes the order away, and whether it then can do what it says.
+        let ordered = |takes_at: u32, works: bool| {
+            std::fs::write(&order, "").unwrap();
+            let mut starts = 0;
+            let done = read(&order, || {
+                starts += 1;
+                if starts == takes_at {
+                    std::fs::remove_file(&order).unwrap();
+                    return if works { Ok(()) } else { Err(Refused(Fault::Unavailable, "no".into())) };
+                }
+                Ok(())
+            });
+            assert!(!order.exists());
+            (done.map_err(|refused| refused.1), starts)
+        };
+        assert_eq!(ordered(1, true), (Ok(()), 1));
+        assert_eq!(ordered(1, false), (Err("no".into()), 1));
+        assert_eq!(ordered(2, true), (Ok(()), 2));
+        let (refused, starts) = ordered(3, true);
+        assert!(refused.unwrap_err().contains("give it again") && starts == 2);
+    }
 
     #[test]
     fn what_a_machine_must_have() {

@@ -346,7 +346,8 @@ pub(crate) enum Storage {
         #[arg(long, conflicts_with_all = ["level", "disks", "spares"])]
         adopt: bool,
     },
-    /// Start the array although its parity may be wrong, since a disk is lost for good; every object is then verified.
+    /// Start the array although its parity may be wrong, or its newest disks are not there, since a disk is lost for good. Where the parity
+    /// may be wrong, every object is then verified.
     Start {
         /// The machine.
         machine: String,

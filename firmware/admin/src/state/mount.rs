@@ -15,14 +15,16 @@
 
 use super::{LABEL, StateError, clock, io_error, reset};
 use crate::block::{self, Block};
-use crate::gpt::{self, Encoded, GptError, SECTOR, Table};
+use crate::gpt::{self, Encoded, GptError, Partition, SECTOR, Table};
+use crate::questions::Questions;
 use crate::tools::{self, ToolError};
 use crate::{blkpg, durable};
 use nix::mount::{MsFlags, mount};
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// Where it is mounted.
@@ -31,6 +33,8 @@ pub const MOUNT: &str = "/state";
 pub const APPEARS: Duration = Duration::from_secs(20);
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long is waited for a disk that was found. One that takes longer is looked at again once it has answered.
+const ANSWERS: Duration = Duration::from_secs(2);
 /// A partition grows when it would gain at least this many bytes.
 const WORTH: u64 = 1 << 20;
 /// The EFI variable with the identifier of the ESP that was booted (systemd's boot loader interface).
@@ -95,30 +99,41 @@ struct Found {
 }
 
 /// The table of a disk: the first, or its copy where that is damaged.
-fn table(path: &Path, size: u64) -> io::Result<Result<Table, GptError>> {
-    let file = File::open(path)?;
+fn table(path: &Path) -> io::Result<Result<Table, GptError>> {
+    let mut file = File::open(path)?;
+    let sectors = file.seek(SeekFrom::End(0))? / SECTOR;
     let bytes = |sectors: u64, at: u64| {
         let mut bytes = vec![0; usize::try_from(sectors * SECTOR).unwrap_or(0)];
         file.read_exact_at(&mut bytes, at * SECTOR).map(|()| bytes)
     };
     let first = Table::parse(&bytes(gpt::HEAD, 0)?);
-    let sectors = size / SECTOR;
     if first.is_ok() || sectors < gpt::HEAD + gpt::TAIL {
         return Ok(first);
     }
     Ok(Table::parse_copy(&bytes(gpt::TAIL, sectors - gpt::TAIL)?, sectors).or(first))
 }
 
+/// The tables of all disks. A disk that cannot be read, does not answer or has no table is not the one that was booted.
+fn tables(asked: &Questions, blocks: &[Block], dev: &Path) -> Vec<(Block, Table)> {
+    let disks = blocks.iter().filter(|b| b.physical && b.size > 0);
+    let names: Vec<String> = disks.clone().map(|b| b.name.clone()).collect();
+    let dev = dev.to_owned();
+    let mut tables = asked.ask(&names, ANSWERS, move |disk| table(&dev.join(disk)));
+    disks.filter_map(|disk| Some((disk.clone(), tables.remove(&disk.name)?.ok()?.ok()?))).collect()
+}
+
+/// The partition at this place of a disk.
+fn partition<'a>(blocks: &'a [Block], disk: &Block, entry: &Partition) -> Option<&'a Block> {
+    blocks.iter().find(|b| b.parent.as_deref() == Some(&*disk.name) && b.start == entry.first * SECTOR)
+}
+
 /// The state partitions of all disks.
-fn candidates(sys: &Path, dev: &Path) -> io::Result<Vec<Found>> {
+fn candidates(asked: &Questions, sys: &Path, dev: &Path) -> io::Result<Vec<Found>> {
     let blocks = block::all(sys)?;
     let mut found = Vec::new();
-    for disk in blocks.iter().filter(|b| b.physical && b.size > 0) {
-        // A disk that cannot be read, or has no table, is not the one that was booted.
-        let Ok(Ok(table)) = table(&dev.join(&disk.name), disk.size) else { continue };
+    for (disk, table) in tables(asked, &blocks, dev) {
         for entry in table.partitions.iter().filter(|p| p.name == LABEL && p.kind == gpt::LINUX) {
-            let at = |b: &&Block| b.parent.as_deref() == Some(&*disk.name) && b.start == entry.first * SECTOR;
-            let Some(partition) = blocks.iter().find(at) else { continue };
+            let Some(partition) = partition(&blocks, &disk, entry) else { continue };
             let digits = partition.name.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
             let Ok(number) = digits.parse() else { continue };
             found.push(Found { disk: disk.clone(), partition: partition.clone(), number, table: table.clone() });
@@ -130,7 +145,7 @@ fn candidates(sys: &Path, dev: &Path) -> io::Result<Vec<Found>> {
 /// The one that is meant: on the disk with the booted ESP, else the only one.
 fn choose(mut found: Vec<Found>, booted: Option<&str>) -> Result<Option<Found>, MountError> {
     if let Some(esp) = booted {
-        let is_booted = |p: &gpt::Partition| p.id.to_string().eq_ignore_ascii_case(esp);
+        let is_booted = |p: &Partition| p.id.to_string().eq_ignore_ascii_case(esp);
         found.retain(|f| f.table.partitions.iter().any(is_booted));
     }
     if found.len() > 1 {
@@ -158,17 +173,16 @@ fn booted(efivars: &Path) -> io::Result<Option<String>> {
 /// # Errors
 /// When the variables or the disks cannot be read, or that partition is no longer there.
 pub(crate) fn booted_esp() -> io::Result<Option<Block>> {
+    // For as long as the process runs: a disk that hangs is not asked again by each who wants to know.
+    static ASKED: LazyLock<Questions> = LazyLock::new(Questions::default);
     let efivars = Path::new(EFIVARS);
     // Also where this machine's state was not found: the health gate then has to know what was booted all the more.
     show_variables(efivars)?;
     let Some(esp) = booted(efivars)? else { return Ok(None) };
     let blocks = block::all(Path::new(block::SYS))?;
-    for disk in blocks.iter().filter(|b| b.physical && b.size > 0) {
-        let Ok(Ok(table)) = table(&disk.path(), disk.size) else { continue };
-        let entry = table.partitions.iter().find(|p| p.id.to_string().eq_ignore_ascii_case(&esp));
-        if let Some(entry) = entry {
-            let at = |b: &&Block| b.parent.as_deref() == Some(&*disk.name) && b.start == entry.first * SECTOR;
-            return Ok(Some(blocks.iter().find(at).cloned().ok_or(io::ErrorKind::NotFound)?));
+    for (disk, table) in tables(&ASKED, &blocks, Path::new("/dev")) {
+        if let Some(entry) = table.partitions.iter().find(|p| p.id.to_string().eq_ignore_ascii_case(&esp)) {
+            return Ok(Some(partition(&blocks, &disk, entry).cloned().ok_or(io::ErrorKind::NotFound)?));
         }
     }
     Err(io::Error::new(io::ErrorKind::NotFound, format!("no disk has the partition {esp} that was booted")))
@@ -188,9 +202,9 @@ fn locate() -> Result<Found, MountError> {
     let efivars = Path::new(EFIVARS);
     show_variables(efivars).map_err(failed(efivars))?;
     let esp = booted(efivars).map_err(failed(efivars))?;
-    let (sys, begin) = (Path::new(block::SYS), Instant::now());
+    let (sys, begin, asked) = (Path::new(block::SYS), Instant::now(), Questions::default());
     loop {
-        let found = candidates(sys, Path::new("/dev")).map_err(failed(sys))?;
+        let found = candidates(&asked, sys, Path::new("/dev")).map_err(failed(sys))?;
         if let Some(found) = choose(found, esp.as_deref())? {
             return Ok(found);
         }

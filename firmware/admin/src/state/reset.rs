@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `site/` | stays |
 //! | `lib/ffs/commlinkd/` | stays: the present generations of key bags, and which were given up |
-//! | `storage.toml` | stays: which array is this machine's. The data disks are not touched at all |
+//! | `storage.toml`, `storage-current.toml` | stay: which array is this machine's, and of which disks. They are not touched at all |
 //! | everything else | goes: journal, identity, what is remembered of updates and scrubs, what services keep |
 //!
 //! An operator's order is a file, written durably before it is acknowledged; the machine then starts anew, and the next start carries
@@ -27,7 +27,7 @@ const ORDER: &str = "factory-reset";
 const DONE: &str = "factory-reset.done";
 /// What stays, by the directory that it is in.
 const KEPT: &[(&str, &[&str])] = &[
-    ("", &["site", "lib", "storage.toml", "lost+found", ORDER, DONE]),
+    ("", &["site", "lib", "storage.toml", "storage-current.toml", "lost+found", ORDER, DONE]),
     ("lib", &["ffs"]),
     ("lib/ffs", &["commlinkd"]),
 ];
@@ -98,12 +98,13 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::PathBuf;
 
-    const STAYS: [&str; 6] = [
+    const STAYS: [&str; 7] = [
         "site/site.toml",
         "site/bags/a-b.bag",
         "lib/ffs/commlinkd/a-b.2.bag",
         "lib/ffs/commlinkd/retired",
         "storage.toml",
+        "storage-current.toml",
         "outside",
     ];
     const GOES: [&str; 6] = [

@@ -4,10 +4,9 @@ use super::inventory;
 use super::plan::{self, Level, Plan};
 use super::record::{self, ORDER, Order, Progress, RECORD, Record};
 use super::superblock::Uuid;
-use super::{APPEARS, QUIET, StorageError, array, cache, io_error, keeps_data};
+use super::{APPEARS, QUIET, StorageError, array, cache, io_error, keeps_data, tool};
 use crate::block;
 use crate::setup::{Appliance, Daemon, Layout, STORAGE};
-use crate::tools;
 use keys::site::Role;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{Gid, Uid, chown};
@@ -86,11 +85,6 @@ fn disks() -> Result<Vec<String>, StorageError> {
     Ok(blocks.into_iter().filter(|b| b.physical && b.size > 0).map(|b| b.name).collect())
 }
 
-pub(super) fn tool(program: &'static str, what: &'static str, arguments: &[&str]) -> Result<(), StorageError> {
-    let path = tools::find(program).ok_or(StorageError::Missing(program))?;
-    tools::run(&path, arguments, b"").map(|_| ()).map_err(|source| StorageError::Tool { what, source })
-}
-
 fn paths(disks: &[String]) -> Vec<String> {
     disks.iter().map(|d| format!("/dev/{d}")).collect()
 }
@@ -136,21 +130,20 @@ fn serials(disks: &[String]) -> Result<Vec<String>, StorageError> {
 
 /// `dirty`: also where the parity may be wrong, which is then taken for right.
 fn assemble(array: Uuid, disks: &[String], dirty: bool) -> Result<(), StorageError> {
-    let device = array::device();
-    let (device, uuid, disks) = (device.to_string_lossy().into_owned(), format!("--uuid={array}"), paths(disks));
-    let mut arguments = vec!["--assemble", &device, "--config=none", "--run", &uuid];
+    let (uuid, disks) = (format!("--uuid={array}"), paths(disks));
+    let mut arguments = vec!["--config=none", "--run", &uuid];
     if dirty {
         arguments.push("--force");
     }
     arguments.extend(disks.iter().map(String::as_str));
     // Its exit status does not tell "started degraded" from "not started"; the kernel does.
-    let said = tool("mdadm", "the array was not assembled", &arguments);
+    let said = array::mdadm("--assemble", "the array was not assembled", &arguments);
     match array::look(Path::new(block::SYS)) {
         Some(found) if found.array == array && found.runs() => Ok(()),
         found => {
             if found.is_some() {
                 // So that a later try finds the disks free.
-                tool("mdadm", "the array was not stopped", &["--stop", &device])?;
+                array::mdadm("--stop", "the array was not stopped", &[])?;
             }
             said.and(Err(StorageError::NotStarted(array.to_string())))
         }
@@ -174,7 +167,7 @@ fn creation(array: Uuid, level: Level, disks: &[String], spares: usize, zero: bo
     let of_level: &[&str] = match level {
         Level::Raid1 | Level::Raid6 => &["--bitmap=internal"],
         Level::Raid10 => &["--bitmap=internal", "--layout=n2"],
-        // A log of partial parity in place of a bitmap, which excludes it; once the parity is right (`grow::keep_log`). Without force it
+        // A log of partial parity in place of a bitmap, which excludes it; once the parity is right (`log::keep`). Without force it
         // would be made degraded, with a spare to be filled, since that is faster.
         Level::Raid5 if zero => &["--bitmap=none", "--consistency-policy=ppl", "--force"],
         Level::Raid5 => &["--bitmap=none", "--consistency-policy=resync", "--force"],
@@ -250,10 +243,8 @@ fn take_back() {
             tracing::warn!(disk, "{}", daemon::report(&error));
             continue;
         }
-        let device = array::device();
         let member = format!("/dev/{disk}");
-        let arguments = [&*device.to_string_lossy(), "--re-add", &member];
-        match tool("mdadm", "a member was not taken back", &arguments) {
+        match array::mdadm("--manage", "a member was not taken back", &["--re-add", &member]) {
             Ok(()) => tracing::warn!(disk, "a member that had fallen behind is brought up to date"),
             Err(error) => tracing::warn!(disk, "{}", daemon::report(&error)),
         }

@@ -1,6 +1,7 @@
 //! The running array, as the kernel shows it in sysfs (Documentation/admin-guide/md.rst).
 
 use super::superblock::Uuid;
+use super::{StorageError, tool};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -72,6 +73,19 @@ impl Array {
     pub(crate) fn runs(&self) -> bool {
         !matches!(&*self.state, "inactive" | "clear" | "suspended" | "broken")
     }
+}
+
+/// Calls mdadm on it, in this mode; `what` says what has not happened if that fails.
+///
+/// # Errors
+/// When mdadm refuses, or is not there.
+pub(super) fn mdadm(mode: &str, what: &'static str, arguments: &[&str]) -> Result<(), StorageError> {
+    tool("mdadm", what, &[&[mode, &device().to_string_lossy()], arguments].concat())
+}
+
+/// What the kernel says of it in one of its files.
+pub(super) fn said(sys: &Path, file: &str) -> Option<String> {
+    text(&sys.join("class/block").join(NAME).join("md").join(file))
 }
 
 fn text(path: &Path) -> Option<String> {

@@ -8,9 +8,8 @@
 use super::array::{Array, Member};
 use super::plan::{self, Content, Inventory, Refusal};
 use super::record;
-use super::{StorageError, array, cache, grow, inventory};
+use super::{StorageError, array, cache, inventory, log};
 use crate::block;
-use crate::tools::{self, ToolError};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -130,7 +129,7 @@ fn come_in(array: &Array, inventory: &Inventory, name: &str) -> Result<Step, Ref
 /// [`StorageError`].
 pub(crate) fn run() -> Result<(), StorageError> {
     let order: Option<Change> = record::load(Path::new(ORDER))?;
-    let Some(change) = order else { return grow::keep_log(Path::new(block::SYS)) };
+    let Some(change) = order else { return log::keep(Path::new(block::SYS)) };
     std::fs::remove_file(ORDER).map_err(super::io_error(ORDER))?;
     let running = array::look(Path::new(block::SYS)).filter(Array::runs);
     let running = running.ok_or_else(|| no("no array is in use".into()))?;
@@ -144,17 +143,8 @@ pub(crate) fn run() -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Calls mdadm on the array.
 fn manage(arguments: &[&str]) -> Result<(), StorageError> {
-    let device = array::device();
-    let device = device.to_string_lossy();
-    mdadm(&[&[&*device], arguments].concat())
-}
-
-fn mdadm(arguments: &[&str]) -> Result<(), StorageError> {
-    let path = tools::find("mdadm").ok_or(StorageError::Missing("mdadm"))?;
-    let failed = |source: ToolError| StorageError::Tool { what: "the array was not changed", source };
-    tools::run(&path, arguments, b"").map(|_| ()).map_err(failed)
+    array::mdadm("--manage", "the array was not changed", arguments)
 }
 
 /// Adds a disk that was a member as a new one.
@@ -236,6 +226,7 @@ mod tests {
                 disk("full", 2 << 30, Content::Other("there is something at byte 0".into())),
             ],
             running: Some(OURS),
+            current: None,
         }
     }
 

@@ -1,27 +1,21 @@
 //! An array whose disks were all replaced by larger ones becomes larger, and its file system with it. Looked at when the machine starts:
 //! both are steps that may be cut off, and the next start then does the rest.
 
-use super::StorageError;
-use super::apply::tool;
 use super::array::{self, Array};
-use super::cache;
-use super::plan::Level;
+use super::{StorageError, log, tool};
 use crate::block;
 use crate::setup::STORAGE;
-use std::fs;
 use std::path::Path;
 
 /// By how much disks must be larger for it to be worth anything, in bytes: rounding gives less.
 const WORTH: u64 = 64 << 20;
-/// How an array is made right after it was not stopped in order.
-const POLICY: &str = "consistency_policy";
 
 /// Makes array and file system as large as their disks allow. What they are is served all the same if that fails.
 pub(super) fn run() {
     let sys = Path::new(block::SYS);
     // Each also where the one before failed. xfs_growfs says so itself where there is nothing to do, and only it knows how much is enough.
     let steps =
-        [enlarge(sys), keep_log(sys), tool("xfs_growfs", "the file system was not made larger", &["-d", STORAGE])];
+        [enlarge(sys), log::keep(sys), tool("xfs_growfs", "the file system was not made larger", &["-d", STORAGE])];
     for error in steps.into_iter().filter_map(Result::err) {
         tracing::warn!("the array stays as it is: {}", daemon::report(&error));
     }
@@ -33,58 +27,13 @@ fn enlarge(sys: &Path) -> Result<(), StorageError> {
     }
     tracing::warn!("all disks of the array are larger than what it uses of them: it becomes larger");
     // The kernel does not change the size of an array that has a log of partial parity. It comes back once what is new agrees.
-    if said(sys, POLICY).as_deref() == Some("ppl") {
-        set_policy("resync")?;
-    }
-    grow("--size=max")
-}
-
-/// Gives a RAID5 its log as soon as that can be.
-///
-/// # Errors
-/// [`StorageError`].
-pub(crate) fn keep_log(sys: &Path) -> Result<(), StorageError> {
-    if !array::look(sys).is_some_and(|array| lacks_log(sys, &array)) {
-        return Ok(());
-    }
-    tracing::info!("the array gets its log of partial parity");
-    set_policy("ppl")
-}
-
-/// Whether a RAID5 is without its log.
-pub(crate) fn is_without_log(sys: &Path, array: &Array) -> bool {
-    array.level == Level::Raid5.as_str() && array.runs() && said(sys, POLICY).is_some_and(|policy| policy != "ppl")
-}
-
-/// Whether a RAID5 is without its log, and can have it: all of its parity is right. While it is still being made, the kernel would take a
-/// log that it can replay after a power cut for the proof that all of it is (`ppl_init_log` in drivers/md/raid5-ppl.c). Not where disks
-/// have [caches](cache) that the array would no longer flush.
-pub(crate) fn lacks_log(sys: &Path, array: &Array) -> bool {
-    is_without_log(sys, array)
-        && array.missing == 0
-        && array.action == "idle"
-        && said(sys, POLICY).as_deref() == Some("resync")
-        && said(sys, "resync_start").as_deref() == Some("none")
-        && cache::volatile(sys, array).next().is_none()
-}
-
-/// What the kernel says of the array.
-fn said(sys: &Path, file: &str) -> Option<String> {
-    let path = sys.join("class/block").join(array::NAME).join("md").join(file);
-    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
-}
-
-fn set_policy(policy: &str) -> Result<(), StorageError> {
-    grow(&format!("--consistency-policy={policy}"))
-}
-
-fn grow(what: &str) -> Result<(), StorageError> {
-    tool("mdadm", "the array was not changed", &["--grow", &array::device().to_string_lossy(), what])
+    log::put_away(sys)?;
+    array::mdadm("--grow", "the array did not become larger", &["--size=max"])
 }
 
 /// Bytes that an array could use of a member.
 fn room(sys: &Path, disk: &str) -> Option<u64> {
-    let kib: u64 = said(sys, &format!("dev-{disk}/size"))?.parse().ok()?;
+    let kib: u64 = array::said(sys, &format!("dev-{disk}/size"))?.parse().ok()?;
     kib.checked_mul(1024)
 }
 
@@ -151,37 +100,6 @@ mod tests {
         assert!(!may_grow(&Array { missing: 1, ..array() }, all));
         assert!(!may_grow(&Array { action: "resync".into(), ..array() }, all));
         assert!(!may_grow(&Array { state: "inactive".into(), ..array() }, all));
-    }
-
-    #[test]
-    fn a_raid5_gets_its_log_once_its_parity_is_right() {
-        let lacks = |policy: &str, resync: &str, cache: &str, array: &Array| {
-            let sys = crate::block::tests::sysfs(&[
-                ("devices/md0/dev", "9:0\n"),
-                ("devices/md0/md/consistency_policy", policy),
-                ("devices/md0/md/resync_start", resync),
-                ("devices/pci/a/dev", "8:0\n"),
-                ("devices/pci/a/queue/write_cache", cache),
-            ]);
-            assert_eq!(is_without_log(sys.path(), array), array.level == "raid5" && array.runs() && policy != "ppl\n");
-            lacks_log(sys.path(), array)
-        };
-        let raid5 = Array { level: "raid5".into(), ..array() };
-        assert!(lacks("resync\n", "none\n", "write through\n", &raid5));
-        assert!(!lacks("resync\n", "none\n", "write back\n", &raid5), "it would not be flushed any more");
-        assert!(!lacks("resync\n", "1024\n", "write through\n", &raid5), "its parity is still made");
-        for policy in ["ppl\n", "bitmap\n", "journal\n"] {
-            assert!(!lacks(policy, "none\n", "write through\n", &raid5), "{policy}");
-        }
-        let others = [
-            array(),
-            Array { missing: 1, ..raid5.clone() },
-            Array { action: "resync".into(), ..raid5.clone() },
-            Array { state: "inactive".into(), ..raid5 },
-        ];
-        for other in &others {
-            assert!(!lacks("resync\n", "none\n", "write through\n", other), "{other:?}");
-        }
     }
 
     #[test]

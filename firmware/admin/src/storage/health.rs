@@ -2,10 +2,6 @@
 
 use crate::tools;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 /// Attributes of ATA disks that are told, by number: sectors that were replaced, that wait for it, that could not be read.
 const SECTORS: [(u64, &str); 3] =
@@ -18,41 +14,6 @@ pub(crate) struct Health {
     pub(crate) failing: bool,
     /// In words.
     pub(crate) said: String,
-}
-
-/// Questions to disks. One that hangs keeps who asks it waiting until its driver gives it up, which takes minutes: nobody else waits for
-/// that, and it is not asked again meanwhile.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Questions(Arc<Mutex<BTreeSet<String>>>);
-
-impl Questions {
-    /// What these disks have answered within that time, each to a call of `of`.
-    pub(crate) fn ask(
-        &self,
-        disks: &[String],
-        within: Duration,
-        of: impl Fn(&str) -> Option<Health> + Clone + Send + 'static,
-    ) -> BTreeMap<String, Option<Health>> {
-        let (until, (tell, told)) = (Instant::now() + within, channel());
-        for disk in disks {
-            if !self.open().insert(disk.clone()) {
-                continue;
-            }
-            let (disk, asked, tell, of) = (disk.clone(), self.clone(), tell.clone(), of.clone());
-            std::thread::spawn(move || {
-                let health = of(&disk);
-                asked.open().remove(&disk);
-                // Who asked may have given up.
-                let _ = tell.send((disk, health));
-            });
-        }
-        drop(tell);
-        std::iter::from_fn(|| told.recv_timeout(until.saturating_duration_since(Instant::now())).ok()).collect()
-    }
-
-    fn open(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Asks a disk, by the kernel's name; none where it says nothing, as virtual disks do.
@@ -93,38 +54,6 @@ fn parse(said: &[u8]) -> Option<Health> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// One disk hangs, the other does not.
-    #[test]
-    fn nobody_waits_for_a_disk_that_hangs() {
-        let health = |said: &str| Health { failing: false, said: said.into() };
-        let (answer, hangs) = channel::<()>();
-        let (hangs, calls) = (Arc::new(Mutex::new(hangs)), Arc::new(Mutex::new(Vec::new())));
-        let (questions, disks) = (Questions::default(), ["sda".to_owned(), "sdb".to_owned()]);
-        let of = {
-            let (hangs, calls) = (hangs.clone(), calls.clone());
-            move |disk: &str| {
-                calls.lock().unwrap().push(disk.to_owned());
-                if disk == "sda" {
-                    hangs.lock().unwrap().recv().unwrap();
-                }
-                Some(health(disk))
-            }
-        };
-        let some = BTreeMap::from([("sdb".to_owned(), Some(health("sdb")))]);
-        for _ in 0..2 {
-            assert_eq!(questions.ask(&disks, Duration::from_millis(200), of.clone()), some);
-        }
-        let asked = std::mem::take(&mut *calls.lock().unwrap());
-        assert_eq!(asked.iter().filter(|disk| *disk == "sda").count(), 1, "it was asked again: {asked:?}");
-        // It answers in the end, and is asked again from then on.
-        answer.send(()).unwrap();
-        while questions.open().contains("sda") {
-            std::thread::yield_now();
-        }
-        answer.send(()).unwrap();
-        assert_eq!(questions.ask(&disks, Duration::from_secs(60), of).len(), 2);
-    }
 
     fn said(json: &str) -> Option<Health> {
         parse(json.as_bytes())

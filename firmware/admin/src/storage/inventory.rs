@@ -1,14 +1,18 @@
 //! What disks there are for data, and what is on them.
 
 use super::plan::{Content, Disk, Inventory};
+use super::record::{self, CURRENT};
 use super::superblock::{self, Superblock};
 use super::{StorageError, array, io_error};
 use crate::block::{self, Block};
+use crate::questions::Questions;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
 
 /// How much of both ends of a disk must be zeros for it to be blank.
 pub(crate) const ENDS: u64 = 16 << 20;
@@ -16,6 +20,8 @@ pub(crate) const ENDS: u64 = 16 << 20;
 const BLOCK: usize = 1 << 20;
 /// What is read of a superblock: with the roles of as many members as md allows (1920), and then some.
 const SUPERBLOCK: usize = 8 << 10;
+/// How long a disk may take to say what is on it. Those that turn have turned before: the kernel has read their tables.
+const ANSWERS: Duration = Duration::from_secs(10);
 
 /// The disks that may be used for data: hardware, writable, not removable, and nothing of them mounted or built upon.
 fn usable(blocks: &[Block], mounted: &BTreeSet<String>) -> Vec<Block> {
@@ -25,9 +31,10 @@ fn usable(blocks: &[Block], mounted: &BTreeSet<String>) -> Vec<Block> {
     blocks.iter().filter(fit).cloned().collect()
 }
 
-/// What is on a disk of this size. `deep`: whether to tell blank ones from others.
-fn content(path: &Path, size: u64, deep: bool) -> io::Result<Content> {
-    let file = File::open(path)?;
+/// What is on a disk. `deep`: whether to tell blank ones from others.
+fn content(path: &Path, deep: bool) -> io::Result<Content> {
+    let mut file = File::open(path)?;
+    let size = file.seek(SeekFrom::End(0))?;
     let mut bytes = vec![0; SUPERBLOCK];
     if size >= superblock::OFFSET + SUPERBLOCK as u64 {
         file.read_exact_at(&mut bytes, superblock::OFFSET)?;
@@ -61,8 +68,8 @@ fn content(path: &Path, size: u64, deep: bool) -> io::Result<Content> {
 pub(crate) fn wipe(path: &Path) -> io::Result<()> {
     let mut file = File::options().write(true).open(path)?;
     let size = file.seek(SeekFrom::End(0))?;
+    let zeros = vec![0; BLOCK];
     for (from, to) in wiped(size) {
-        let zeros = vec![0; BLOCK];
         let mut at = from;
         while at < to {
             let n = BLOCK.min(usize::try_from(to - at).unwrap_or(BLOCK));
@@ -81,22 +88,48 @@ fn wiped(size: u64) -> [(u64, u64); 4] {
     [(0, superblock.0), (superblock.1, ENDS.min(size)), (end, size), superblock].map(|(from, to)| (from, to.min(size)))
 }
 
-/// Looks.
+/// What is on these disks; of one that does not say so in time, that.
+fn contents(asked: &Questions, disks: &[String], dev: &Path, within: Duration, deep: bool) -> Vec<Content> {
+    let dev = dev.to_owned();
+    let mut contents = asked.ask(disks, within, move |disk| content(&dev.join(disk), deep));
+    let of = |disk| match contents.remove(disk) {
+        Some(Ok(content)) => content,
+        Some(Err(error)) => Content::Other(format!("it cannot be read: {error}")),
+        None => Content::Other("it does not answer".into()),
+    };
+    disks.iter().map(of).collect()
+}
+
+/// Looks, which takes [`ANSWERS`] at most, and as long again for each who looks at the same time.
 ///
 /// # Errors
 /// When sysfs cannot be read. A disk that cannot be read is in the inventory, as such.
 pub(crate) fn take(deep: bool) -> Result<Inventory, StorageError> {
+    // One at a time: a disk that another one asks is none that does not answer.
+    static ASKED: LazyLock<Mutex<Questions>> = LazyLock::new(Mutex::default);
+    let asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
     let sys = Path::new(block::SYS);
     let blocks = block::all(sys).map_err(io_error(sys))?;
     let mountinfo = "/proc/self/mountinfo";
     let mounted = std::fs::read_to_string(mountinfo).map_err(io_error(mountinfo))?;
     let mounted = block::mounts(&mounted).into_iter().map(|(number, _)| number).collect();
-    let disks = usable(&blocks, &mounted).into_iter().map(|b| {
-        let content = content(&b.path(), b.size, deep);
-        let content = content.unwrap_or_else(|error| Content::Other(format!("it cannot be read: {error}")));
-        Disk { name: b.name, serial: b.serial, size: b.size, discards: b.discards, content }
+    let disks = usable(&blocks, &mounted);
+    let names: Vec<String> = disks.iter().map(|b| b.name.clone()).collect();
+    let contents = contents(&asked, &names, Path::new("/dev"), ANSWERS, deep);
+    let disk = |(b, content): (Block, Content)| Disk {
+        name: b.name,
+        serial: b.serial,
+        size: b.size,
+        discards: b.discards,
+        content,
+    };
+    let disks = disks.into_iter().zip(contents).map(disk).collect();
+    // What is not known is not held against any disk.
+    let current = record::load(Path::new(CURRENT)).unwrap_or_else(|error| {
+        tracing::warn!("which disks were up to date is not known: {}", daemon::report(&error));
+        None
     });
-    Ok(Inventory { disks: disks.collect(), running: array::look(sys).map(|a| a.array) })
+    Ok(Inventory { disks, running: array::look(sys).map(|a| a.array), current })
 }
 
 #[cfg(test)]
@@ -142,17 +175,35 @@ mod tests {
             let sb = superblock::tests::sample(Uuid([3; 16]), 1, 2);
             file.as_file().write_all_at(&sb, superblock::OFFSET).unwrap();
             for (from, to) in wiped(size) {
-                assert!(matches!(content(file.path(), size, true).unwrap(), Content::Member(_)), "cut before {from}");
+                assert!(matches!(content(file.path(), true).unwrap(), Content::Member(_)), "cut before {from}");
                 let zeros = vec![0; usize::try_from(to.saturating_sub(from)).unwrap()];
                 file.as_file().write_all_at(&zeros, from).unwrap();
             }
-            assert_eq!(content(file.path(), size, true).unwrap(), Content::Blank);
+            assert_eq!(content(file.path(), true).unwrap(), Content::Blank);
             file.as_file().write_all_at(&vec![7; usize::try_from(size).unwrap()], 0).unwrap();
             file.as_file().write_all_at(&sb, superblock::OFFSET).unwrap();
             wipe(file.path()).unwrap();
-            assert_eq!(content(file.path(), size, true).unwrap(), Content::Blank);
+            assert_eq!(content(file.path(), true).unwrap(), Content::Blank);
             assert_eq!(file.as_file().metadata().unwrap().len(), size);
         }
+    }
+
+    #[test]
+    fn a_disk_that_hangs_or_is_gone_is_not_blank() {
+        let dev = tempfile::tempdir().unwrap();
+        nix::unistd::mkfifo(&dev.path().join("hangs"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        File::create(dev.path().join("blank")).unwrap().set_len(2 * ENDS).unwrap();
+        let disks = ["hangs", "blank", "gone"].map(str::to_owned);
+        let asked = Questions::default();
+        let look = |disks: &[String], within| contents(&asked, disks, dev.path(), within, true);
+        let silent = Content::Other("it does not answer".into());
+        for _ in 0..2 {
+            let found = look(&disks[..1], Duration::from_millis(1));
+            assert_eq!(found, [silent.clone()]);
+        }
+        let found = look(&disks[1..], Duration::from_secs(60));
+        assert_eq!(found[0], Content::Blank);
+        assert!(matches!(&found[1], Content::Other(why) if why.contains("cannot be read")), "{found:?}");
     }
 
     #[test]
@@ -160,7 +211,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let size = 2 * ENDS + (1 << 20);
         file.as_file().set_len(size).unwrap();
-        let look = || content(file.path(), size, true).unwrap();
+        let look = || content(file.path(), true).unwrap();
         assert_eq!(look(), Content::Blank);
         let mark = |at: u64, byte: u8| file.as_file().write_all_at(&[byte], at).unwrap();
         for at in [0, ENDS - 1, size - ENDS, size - 1] {
@@ -173,10 +224,10 @@ mod tests {
         let sb = superblock::tests::sample(Uuid([3; 16]), 1, 2);
         file.as_file().write_all_at(&sb, superblock::OFFSET).unwrap();
         assert!(matches!(look(), Content::Member(s) if s.array == Uuid([3; 16])));
-        assert!(content(Path::new("/nonexistent"), size, true).is_err());
+        assert!(content(Path::new("/nonexistent"), true).is_err());
         // Smaller than both ends together.
         let small = tempfile::NamedTempFile::new().unwrap();
         small.as_file().set_len(1 << 20).unwrap();
-        assert_eq!(content(small.path(), 1 << 20, true).unwrap(), Content::Blank);
+        assert_eq!(content(small.path(), true).unwrap(), Content::Blank);
     }
 }

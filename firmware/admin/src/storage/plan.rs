@@ -1,7 +1,7 @@
 //! What is to be done about the data disks: a pure function of what is there.
 
 use super::array::Array;
-use super::record::{Order, Progress, Record};
+use super::record::{Current, Order, Progress, Record};
 use super::superblock::{Superblock, Uuid};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -114,6 +114,8 @@ pub(crate) struct Inventory {
     pub(crate) disks: Vec<Disk>,
     /// The array that runs already, if any.
     pub(crate) running: Option<Uuid>,
+    /// The disks that were up to date when they were last in use, where that is known.
+    pub(crate) current: Option<Current>,
 }
 
 /// What is to be done.
@@ -210,6 +212,18 @@ pub enum Refusal {
         level: String,
         /// How many members are missing, or filled in part only.
         missing: usize,
+    },
+    /// What is there had fallen out of use before the array was last in use.
+    #[error(
+        "none of the disks of the array {array} that are there was up to date when this machine last used it, and what was written since \
+         then is not on them. Connect one of those that were ({current}) and start the machine again; if they are lost, start the \
+         array with `ffsctl storage start`, and it is as it was when these disks left it"
+    )]
+    Stale {
+        /// Its identifier.
+        array: String,
+        /// The serial numbers of those that were.
+        current: String,
     },
     /// The order cannot be carried out.
     #[error("the order cannot be carried out: {0}")]
@@ -308,20 +322,35 @@ pub(crate) fn went_on_alone(disk: &Disk, array: &Array) -> bool {
     s.array == array.array && s.role.is_some() && up_to_date.any(|slot| !s.taken.contains(&slot))
 }
 
-fn known(inventory: &Inventory, record: &Record, waited: bool, dirty: bool) -> Result<Plan, Refusal> {
+/// The serial numbers of the disks that were up to date, where none of those that are there is among them.
+fn lacking(inventory: &Inventory, there: &Found, array: Uuid) -> Option<String> {
+    let current = inventory.current.as_ref().filter(|c| c.array == array && !c.disks.is_empty())?;
+    let is_current = |d: &Disk| d.serial.as_ref().is_some_and(|s| current.disks.contains(s));
+    let some = inventory.disks.iter().any(|d| there.disks.contains(&d.name) && is_current(d));
+    (!some).then(|| current.disks.join(", "))
+}
+
+/// `ordered`: whether an operator wants it to start all the same.
+fn known(inventory: &Inventory, record: &Record, waited: bool, ordered: bool) -> Result<Plan, Refusal> {
     let there = found(inventory, record.array);
     match (there.disks.is_empty(), waited) {
-        (true, true) => Err(Refusal::NoMembers(record.array.to_string())),
-        (true, false) => Ok(Plan::Wait),
-        (false, false) if there.absent > 0 => Ok(Plan::Wait),
-        (false, true) if there.missing > 0 && there.dirty && !dirty => Err(Refusal::DirtyDegraded {
+        (true, true) => return Err(Refusal::NoMembers(record.array.to_string())),
+        (true, false) => return Ok(Plan::Wait),
+        _ => {}
+    }
+    if let Some(current) = lacking(inventory, &there, record.array).filter(|_| !ordered) {
+        return if waited { Err(Refusal::Stale { array: record.array.to_string(), current }) } else { Ok(Plan::Wait) };
+    }
+    match waited {
+        false if there.absent > 0 => Ok(Plan::Wait),
+        true if there.missing > 0 && there.dirty && !ordered => Err(Refusal::DirtyDegraded {
             array: record.array.to_string(),
             level: record.level.to_string(),
             missing: there.missing,
         }),
         // One that is there but behind may still be made up for by one that comes.
-        (false, false) if there.missing > 0 && there.dirty => Ok(Plan::Wait),
-        (false, _) => Ok(Plan::Assemble {
+        false if there.missing > 0 && there.dirty => Ok(Plan::Wait),
+        _ => Ok(Plan::Assemble {
             array: record.array,
             dirty: there.missing > 0 && there.dirty,
             degraded: there.missing > 0,

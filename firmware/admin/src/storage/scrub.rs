@@ -29,7 +29,7 @@ const ALIGN: u64 = 8192;
 
 /// How far it came.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub(crate) struct Scrub {
     /// The array, as text.
     pub(crate) array: String,

@@ -1,6 +1,6 @@
 use super::*;
 use crate::block::tests::sysfs;
-use crate::gpt::{Guid, Partition};
+use crate::gpt::Guid;
 use crate::state::{ALIGN, MIN_SIZE};
 use std::path::PathBuf;
 
@@ -59,7 +59,7 @@ fn the_disk_that_was_booted_has_the_state() {
         machine(&[("vda", with_esp(ESP)), ("vdb", other), ("vdc", Table { id: Guid(9), partitions: vec![] })]);
     // One whose medium is gone, or that is not partitioned, is no obstacle.
     fs::remove_file(dev.path().join("vdc")).unwrap();
-    let found = candidates(sys.path(), dev.path()).unwrap();
+    let found = candidates(&Questions::default(), sys.path(), dev.path()).unwrap();
     assert_eq!(found.iter().map(|f| &*f.partition.name).collect::<Vec<_>>(), ["vda2", "vdb2"]);
     assert_eq!(found[0].number, 2);
     let chosen = choose(found.clone(), Some(&ESP.to_string().to_uppercase())).unwrap().unwrap();
@@ -71,11 +71,23 @@ fn the_disk_that_was_booted_has_the_state() {
 }
 
 #[test]
+fn a_disk_that_hangs_does_not_keep_the_machine_from_its_state() {
+    let (sys, dev) = machine(&[("vda", with_esp(Guid(7))), ("vdb", with_esp(ESP))]);
+    fs::remove_file(dev.path().join("vda")).unwrap();
+    nix::unistd::mkfifo(&dev.path().join("vda"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let asked = Questions::default();
+    for _ in 0..2 {
+        let found = candidates(&asked, sys.path(), dev.path()).unwrap();
+        assert_eq!(found.iter().map(|f| &*f.partition.name).collect::<Vec<_>>(), ["vdb2"]);
+    }
+}
+
+#[test]
 fn two_on_the_booted_disk_stop_as_well() {
     let mut table = with_esp(ESP);
     table.partitions.push(part(Guid(3), 64 << 11, (96 << 11) - 1, LABEL));
     let (sys, dev) = machine(&[("nvme0n1p", table)]);
-    let found = candidates(sys.path(), dev.path()).unwrap();
+    let found = candidates(&Questions::default(), sys.path(), dev.path()).unwrap();
     assert!(matches!(choose(found, Some(&ESP.to_string())), Err(MountError::Several(_))));
 }
 
@@ -84,9 +96,9 @@ fn a_damaged_table_is_read_from_its_copy() {
     let (sys, dev) = machine(&[("vda", with_esp(ESP))]);
     let file = OpenOptions::new().write(true).open(dev.path().join("vda")).unwrap();
     file.write_all_at(&[0xff; 600], 512).unwrap();
-    assert_eq!(candidates(sys.path(), dev.path()).unwrap()[0].table, with_esp(ESP));
+    assert_eq!(candidates(&Questions::default(), sys.path(), dev.path()).unwrap()[0].table, with_esp(ESP));
     file.write_all_at(&[0xff; 600], (SECTORS - 1) * SECTOR - 88).unwrap();
-    assert_eq!(candidates(sys.path(), dev.path()).unwrap(), []);
+    assert_eq!(candidates(&Questions::default(), sys.path(), dev.path()).unwrap(), []);
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn other(name: &str) -> Disk {
 }
 
 fn of(disks: &[Disk]) -> Inventory {
-    Inventory { disks: disks.to_vec(), running: None }
+    Inventory { disks: disks.to_vec(), ..Inventory::default() }
 }
 
 fn record(progress: Progress) -> Record {
@@ -144,6 +144,34 @@ fn spares_and_those_that_were_replaced_are_no_members() {
 }
 
 #[test]
+fn disks_that_fell_out_of_use_do_not_start_by_themselves() {
+    let ready = record(Progress::Ready);
+    let (start, m) = (Order { start: true, ..Order::default() }, |name| member(name, OURS, 1, 2));
+    let last_used = |disks: &[Disk], array, current: &[&str]| {
+        let disks_current = current.iter().map(|d| format!("serial {d}")).collect();
+        Inventory { current: Some(Current { array, disks: disks_current }), ..of(disks) }
+    };
+    let stale = last_used(&[m("a")], OURS, &["b"]);
+    assert_eq!(plan(&stale, Some(&ready), None, false, FRESH), Ok(Plan::Wait), "it may still come");
+    let refused = plan(&stale, Some(&ready), None, true, FRESH).unwrap_err();
+    assert!(matches!(&refused, Refusal::Stale { current, .. } if current == "serial b"), "{refused}");
+    assert!(refused.to_string().contains("ffsctl storage start"), "{refused}");
+    assert_eq!(plan(&stale, Some(&ready), Some(&start), true, FRESH), assembled(&["a"], true, false));
+    // One that was up to date is enough; the kernel knows which of them are.
+    for current in [&["a"][..], &["a", "b"], &["a", "c"], &[]] {
+        let inventory = last_used(&[m("a")], OURS, current);
+        assert_eq!(plan(&inventory, Some(&ready), None, true, FRESH), assembled(&["a"], true, false), "{current:?}");
+    }
+    let of_another = last_used(&[m("a")], OTHER, &["b"]);
+    assert_eq!(plan(&of_another, Some(&ready), None, true, FRESH), assembled(&["a"], true, false));
+    let both = last_used(&[m("a"), m("b")], OURS, &["b"]);
+    assert_eq!(plan(&both, Some(&ready), None, false, FRESH), assembled(&["a", "b"], false, false));
+    // A disk without a serial number is not one of those that had one.
+    let nameless = last_used(&[Disk { serial: None, ..m("a") }], OURS, &["a"]);
+    assert!(matches!(plan(&nameless, Some(&ready), None, true, FRESH), Err(Refusal::Stale { .. })));
+}
+
+#[test]
 fn a_member_comes_back_to_its_own_place_only() {
     let in_place = |slot| Member { disk: format!("x{slot}"), state: "in_sync".into(), slot: Some(slot), errors: 0 };
     let running = Array {
@@ -171,7 +199,8 @@ fn a_member_comes_back_to_its_own_place_only() {
 
 #[test]
 fn what_runs_stays() {
-    let running = |array| Inventory { disks: vec![blank("a"), blank("b")], running: Some(array) };
+    let running =
+        |array| Inventory { disks: vec![blank("a"), blank("b")], running: Some(array), ..Inventory::default() };
     let ready = record(Progress::Ready);
     assert_eq!(plan(&running(OURS), Some(&ready), None, false, FRESH), Ok(Plan::Keep));
     assert_eq!(plan(&running(OTHER), Some(&ready), None, false, FRESH), Ok(Plan::Wait));
