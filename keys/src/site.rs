@@ -25,6 +25,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+/// Links that a machine has at most, to operators and other machines: systemd hands its bags over as credentials, of which a service
+/// gets 1 MiB.
+pub const MAX_LINKS: usize = 64;
+/// First port that a service opens without a right of its own.
+const UNPRIVILEGED: u16 = 1024;
 /// First of the ports of the commlink, unless the plan says otherwise.
 pub const FIRST_PORT: u16 = 7640;
 /// How many ports of the commlink there are, unless the plan says otherwise.
@@ -177,10 +182,7 @@ impl Machine {
         // A machine whose networks are not planned is where its host says, if that is an address.
         let unplanned = other.host.parse().ok().filter(|_| other.networks.is_empty());
         let others: Vec<IpAddr> = other.lans().map(|p| p.address).chain(unplanned).collect();
-        let on = |a: &Prefix, b: IpAddr| {
-            a.address.is_ipv4() == b.is_ipv4() && Prefix { address: b, ..*a }.network() == a.network()
-        };
-        let shared = own.iter().find(|a| others.iter().any(|b| on(a, *b)));
+        let shared = own.iter().find(|a| others.iter().any(|b| a.contains((*b).into())));
         let only = own.first().filter(|_| own.len() == 1);
         shared.map(|p| p.address).or_else(|| self.host.parse().ok()).or_else(|| only.map(|p| p.address))
     }
@@ -216,11 +218,31 @@ impl Machine {
         if !range(self.ports) {
             return Err(format!("the ports of {} are not a range", self.name));
         }
-        if !range(self.passive) || self.passive.0 < 1024 {
-            return Err(format!("the passive ports of {} are not a range from 1024 on", self.name));
+        if self.ports.0 < UNPRIVILEGED {
+            return Err(format!(
+                "the ports of {} begin below {UNPRIVILEGED}, and the commlink may not open those",
+                self.name
+            ));
+        }
+        if !range(self.passive) || self.passive.0 < UNPRIVILEGED {
+            return Err(format!("the passive ports of {} are not a range from {UNPRIVILEGED} on", self.name));
         }
         if self.https == 0 || self.ftp == 0 || self.metrics == Some(0) {
             return Err(format!("{} has a port 0", self.name));
+        }
+        let one = |port| (port, port);
+        let listens = match self.role {
+            Role::Download => vec![self.ports, self.passive, one(self.ftp)],
+            Role::Web => vec![self.ports, one(self.https)],
+            Role::Database => vec![self.ports],
+        };
+        let listens: Vec<(u16, u16)> = listens.into_iter().chain(self.metrics.map(one)).collect();
+        let meet = |a: &(u16, u16), b: &(u16, u16)| a.0 <= b.1 && b.0 <= a.1;
+        if (1..listens.len()).any(|i| listens[..i].iter().any(|a| meet(a, &listens[i]))) {
+            return Err(format!(
+                "{} would open a port twice: its ports, passive, https, ftp and metrics may not meet",
+                self.name
+            ));
         }
         if self.metrics.is_some() && (self.role != Role::Download || self.metrics().is_none()) {
             return Err(format!(
@@ -249,8 +271,7 @@ impl Machine {
             match (network.address, network.gateway) {
                 (Address::Dhcp, Some(_)) => return Err(format!("{of} gets its gateway by DHCP, not from the plan")),
                 (Address::Static(own), Some(gateway)) => {
-                    let there = Prefix { address: gateway, ..own };
-                    if gateway.is_ipv4() != own.address.is_ipv4() || there.network() != own.network() {
+                    if !own.contains(gateway.into()) {
                         return Err(format!("the gateway {gateway} is not on the network {own} of {}", self.name));
                     }
                 }
@@ -358,6 +379,14 @@ impl Plan {
         }
         for m in &self.machines {
             m.check().or_else(bad)?;
+            let machines = self.pairs().into_iter().filter(|(_, a, b)| a.name == m.name || b.name == m.name).count();
+            let links = machines + self.operators.len();
+            if links > MAX_LINKS {
+                return bad(format!(
+                    "{} would have {links} links to operators and machines, more than {MAX_LINKS}",
+                    m.name
+                ));
+            }
         }
         Ok(())
     }

@@ -22,6 +22,8 @@ pub(crate) struct Block {
     pub(crate) size: u64,
     /// Where it begins on its disk, in bytes.
     pub(crate) start: u64,
+    /// The least that it reads and writes at once, in bytes; 0 for a partition.
+    pub(crate) sector: u64,
     /// Whether it cannot be written.
     pub(crate) read_only: bool,
     /// Whether its medium can be taken out.
@@ -73,6 +75,7 @@ fn look(sys: &Path, name: &str) -> Option<Block> {
         number: text(&dir.join("dev"))?,
         size: number(&dir.join("size")) * UNIT,
         start: number(&dir.join("start")) * UNIT,
+        sector: number(&queue.join("logical_block_size")),
         read_only: number(&dir.join("ro")) != 0,
         removable: number(&dir.join("removable")) != 0,
         physical: parent.is_none() && dir.join("device").exists() && number(&dir.join("hidden")) == 0,

@@ -233,7 +233,7 @@ pub fn render(plan: &Plan, name: &str, bags: &[String]) -> Result<Vec<File>, Set
         }
     }
     files.push(text("/run/ffs/nftables.conf".into(), firewall::render(plan, machine)?));
-    for (i, unit) in network::render(machine).into_iter().enumerate() {
+    for (i, unit) in network::render(plan, machine).into_iter().enumerate() {
         files.push(text(format!("/run/systemd/network/20-ffs-{i}.network"), unit));
     }
     if !plan.time.is_empty() {

@@ -165,6 +165,21 @@ impl Prefix {
         };
         Self { address, ..self }
     }
+
+    /// Whether all of `other` is in this network.
+    #[must_use]
+    pub fn contains(self, other: Self) -> bool {
+        self.address.is_ipv4() == other.address.is_ipv4()
+            && self.length <= other.length
+            && Self { length: self.length, ..other }.network() == self.network()
+    }
+}
+
+/// This address alone.
+impl From<IpAddr> for Prefix {
+    fn from(address: IpAddr) -> Self {
+        Self { address, length: if address.is_ipv4() { 32 } else { 128 } }
+    }
 }
 
 impl FromStr for Prefix {
@@ -208,6 +223,24 @@ mod tests {
         assert_eq!("52:54:00:AB:CD:EF".parse(), Ok(Interface::Mac([0x52, 0x54, 0, 0xab, 0xcd, 0xef])));
         refused::<Interface>(&["", "e*1", "e th", "eth0\n[Network]", "52:54:00:ab:cd", "52:54:00:ab:cd:ef:01"]);
         refused::<Interface>(&["5:54:00:ab:cd:ef", "+2:54:00:ab:cd:ef", "abcdefghijklmnop", "eth\"0"]);
+    }
+
+    #[test]
+    fn what_is_in_a_network() {
+        let within = |a: &str, b: &str| a.parse::<Prefix>().unwrap().contains(b.parse().unwrap());
+        assert!(
+            within("10.1.0.9/24", "10.1.0.0/24")
+                && within("10.1.0.0/24", "10.1.0.7/32")
+                && within("0.0.0.0/0", "10.1.0.7/32")
+        );
+        assert!(
+            !within("10.1.0.0/24", "10.1.0.0/23")
+                && !within("10.1.0.0/24", "10.1.1.0/24")
+                && !within("::/0", "10.1.0.7/32")
+        );
+        let one = Prefix::from("2001:db8::7".parse::<IpAddr>().unwrap());
+        assert_eq!(one.to_string(), "2001:db8::7/128");
+        assert!(within("2001:db8::/32", "2001:db8::7/128"));
     }
 
     #[test]

@@ -79,6 +79,15 @@ fn plans_that_are_no_sites() {
     assert!(change(|p| p.operators[0] = "x".repeat(16)).is_ok());
     assert!(change(|p| p.machines[0].name = "../x".into()).is_err());
     assert!(change(|p| p.machines[0].ports = (9, 8)).is_err());
+    assert!(change(|p| p.machines[0].ports = (1023, 1030)).is_err());
+    assert!(change(|p| p.machines[0].ports = (1024, 1030)).is_ok());
+    // A download machine first. What it does not open may be anywhere.
+    assert!(change(|p| p.machines[0].ports = (p.machines[0].passive.1, 60_000)).is_err());
+    assert!(change(|p| p.machines[0].ports = (p.machines[0].passive.1 + 1, 60_000)).is_ok());
+    assert!(change(|p| p.machines[0].ftp = p.machines[0].ports.1).is_err());
+    assert!(change(|p| p.machines[0].ftp = p.machines[0].ports.1 + 1).is_ok());
+    assert!(change(|p| p.machines[0].https = p.machines[0].ports.0).is_ok());
+    assert!(change(|p| p.machines[1].https = p.machines[1].ports.0).is_err());
     let public = |name: &str, ipv4: &str| {
         let mut plan = plan();
         plan.machines[0].public = Some(name.to_owned());
@@ -89,6 +98,32 @@ fn plans_that_are_no_sites() {
     assert_eq!(public("192.0.2.1", "192.0.2.1"), (true, "192.0.2.1".to_owned()));
     assert!(!public("192.0.2.2", "192.0.2.1").0);
     assert!(change(|p| p.machines.push(Machine { name: "d2".into(), ..p.machines[0].clone() })).is_ok());
+}
+
+#[test]
+fn a_machine_has_as_many_links_as_it_can_be_given() {
+    // The web and the database machine have one to each other, one to each download machine and one to each operator.
+    let with = |downloads: usize, operators: usize| {
+        let mut plan = plan();
+        let more = (1..downloads).map(|n| Machine { name: format!("d{n}"), ..plan.machines[0].clone() });
+        let more: Vec<Machine> = more.collect();
+        plan.machines.extend(more);
+        plan.operators = (0..operators).map(|n| format!("o{n}")).collect();
+        plan.check()
+    };
+    assert!(with(1, MAX_LINKS - 2).is_ok());
+    let refused = with(1, MAX_LINKS - 1).unwrap_err().to_string();
+    assert!(refused.contains("65 links"), "{refused}");
+    assert!(with(MAX_LINKS - 2, 1).is_ok());
+    assert!(with(MAX_LINKS - 1, 1).is_err());
+    // And all of their bags fit, with names as long as they may be.
+    let name = "x".repeat(crate::bag::MAX_NAME);
+    let bag = Bag::pair(&name, LinkKind::WebDatabase, (&name, &name), u32::MAX).unwrap().0;
+    let file = tempfile::tempdir().unwrap();
+    let path = file.path().join("bag");
+    bag.save(&path).unwrap();
+    let size = std::fs::metadata(&path).unwrap().len();
+    assert!(size * MAX_LINKS as u64 <= 1 << 20, "{size} bytes each");
 }
 
 const NETWORKS: &str = r#"

@@ -4,7 +4,8 @@
 //! wants: firewall, network and the role's daemons run; customers are greeted (ftp banner, TLS of the portal; on a database machine an open commlink port)
 //! on loopback; and the array runs, degraded or not, if the machine ever had one.
 //!
-//! Where that does not come within [`LIMIT`] and the running entry is still on trial, the reason is written down and the machine
+//! Where that does not come within [`LIMIT`], not counting the time in which the disks or a daemon start for the first time (which has a
+//! limit of its own: a file system or a ledger may have a log to recover), and the running entry is still on trial, the reason is written down and the machine
 //! starts anew, which uses up a try. An entry that has proven itself is never left for that.
 
 use super::storage::{self, Data};
@@ -45,7 +46,7 @@ type Failed = Box<dyn Error>;
 /// # Errors
 /// What was not well at the end; the machine then starts anew, if the running entry is on trial.
 pub(super) fn gate() -> Result<(), Failed> {
-    let begin = Instant::now();
+    let (mut counted, mut since) = (Duration::ZERO, Instant::now());
     let limit = fs::read_to_string(LIMIT_FILE).ok().and_then(|text| text.trim().parse().ok());
     let limit = limit.map_or(LIMIT, Duration::from_secs);
     let mut said = String::new();
@@ -55,7 +56,11 @@ pub(super) fn gate() -> Result<(), Failed> {
             Ok(()) => break,
             Err(why) => {
                 let why = daemon::report(&*why);
-                if begin.elapsed() >= limit {
+                if !starting() {
+                    counted += since.elapsed();
+                }
+                since = Instant::now();
+                if counted >= limit {
                     give_up(&why);
                     return Err(why.into());
                 }
@@ -68,7 +73,7 @@ pub(super) fn gate() -> Result<(), Failed> {
         }
         std::thread::sleep(LOOK);
     }
-    tracing::info!(seconds = begin.elapsed().as_secs(), "this start is a good one");
+    tracing::info!("this start is a good one");
     show(facts::GOOD);
     // What was tried before has come to its end, one way or the other. That this cannot be noted is no reason to give up.
     if let Err(error) = machine().and_then(|machine| update::settle(machine.role)) {
@@ -128,6 +133,22 @@ fn units(role: Role, data: &Data) -> Vec<String> {
     let daemons = Daemon::of(role).iter().filter(|daemon| !(without && with_data(**daemon)));
     let daemons = daemons.map(|daemon| format!("{}.service", daemon.as_str()));
     daemons.chain(NETWORK.map(str::to_owned)).collect()
+}
+
+/// Whether the data disks or a daemon of data are being started, and for the first time.
+fn starting() -> bool {
+    let data = [Daemon::Stagerd, Daemon::Masterd].map(|daemon| format!("{}.service", daemon.as_str()));
+    [storage::STORAGE].into_iter().chain(data.iter().map(|unit| &**unit)).any(|unit| {
+        let asked = ["show", "--property=SubState,NRestarts", unit];
+        let said = tools::find("systemctl").and_then(|systemctl| tools::output(&systemctl, &asked).ok());
+        said.is_some_and(|said| starts(&String::from_utf8_lossy(&said)))
+    })
+}
+
+/// Whether a unit starts, and did not fail before; out of what `systemctl show` says of it.
+fn starts(said: &str) -> bool {
+    let is = |line: &str| said.lines().any(|l| l == line);
+    is("SubState=start") && is("NRestarts=0")
 }
 
 /// What systemd says of these units, a line for each.
@@ -282,6 +303,19 @@ mod tests {
         assert_eq!(first_down(&units, "failed\nactive\n"), Some("a.service"));
         assert_eq!(first_down(&units, "active\n"), Some("b.service"));
         assert_eq!(first_down(&units, ""), Some("a.service"));
+    }
+
+    #[test]
+    fn a_first_start_takes_its_time() {
+        assert!(starts("SubState=start\nNRestarts=0\n") && starts("NRestarts=0\nSubState=start\n"));
+        for other in [
+            "SubState=start\nNRestarts=1\n",
+            "SubState=auto-restart\nNRestarts=0\n",
+            "SubState=running\nNRestarts=0\n",
+            "",
+        ] {
+            assert!(!starts(other), "{other}");
+        }
     }
 
     #[test]

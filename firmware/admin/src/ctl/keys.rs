@@ -224,15 +224,43 @@ impl Desk {
     }
 
     async fn revoke(&self, who: &str) -> Result<(), CtlError> {
+        let (mut known, mut left) = (false, Vec::new());
+        // Also those behind one that does not answer: he is to come in at as few of them as can be.
         for machine in &self.plan().machines {
-            let link = format!("{who}-{}", machine.name);
-            self.done(&machine.name, Request::BagRevoke { link: name(&link)? }).await?;
-            if let Some(path) = self.copy(&machine.name, &link).filter(|path| path.exists()) {
-                fs::remove_file(&path).map_err(CtlError::failed(format!("cannot remove {}", path.display())))?;
+            let link = name(&format!("{who}-{}", machine.name))?;
+            match self.revoke_at(&machine.name, link).await {
+                Ok(held) => known |= held,
+                Err(error) => {
+                    eprintln!("{}: {}", machine.name, daemon::report(&error));
+                    left.push(&*machine.name);
+                }
             }
+        }
+        if !left.is_empty() {
+            let left = left.join(", ");
+            let text = format!("{who} may still come in at {left}; give the order again once they answer");
+            return Err(CtlError::Refused { machine: left, text });
+        }
+        if !known {
+            return Err(CtlError::Usage(format!(
+                "no machine knows keys of an operator {who}; `ffsctl status` shows whose there are"
+            )));
         }
         eprintln!("{who} opens nothing any more");
         Ok(())
+    }
+
+    /// Has a machine forget an operator's keys; whether it held some.
+    async fn revoke_at(&self, machine: &str, link: Name) -> Result<bool, CtlError> {
+        let held = self.newest(machine, link.as_str()).await? > 0;
+        let copy = self.copy(machine, link.as_str());
+        if held {
+            self.done(machine, Request::BagRevoke { link }).await?;
+        }
+        if let Some(path) = copy.filter(|path| path.exists()) {
+            fs::remove_file(&path).map_err(CtlError::failed(format!("cannot remove {}", path.display())))?;
+        }
+        Ok(held)
     }
 
     async fn done(&self, machine: &str, request: Request) -> Result<(), CtlError> {

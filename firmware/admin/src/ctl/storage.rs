@@ -5,7 +5,7 @@ use super::link::Operator;
 use super::{CtlError, show};
 use serde_json::json;
 use std::fmt::Write;
-use tobj::{CountInfo, Reply, Request};
+use tobj::{CountInfo, Reply, Request, Text};
 
 /// How the state of disks is shown.
 enum Form {
@@ -54,8 +54,13 @@ fn named(operator: &Operator, wanted: Option<&str>) -> Result<Vec<String>, CtlEr
 
 async fn status(operator: &Operator, machine: Option<&str>, form: Form) -> Result<(), CtlError> {
     let (mut values, mut rows, mut metrics, mut well) = (Vec::new(), Vec::new(), Metrics::default(), true);
+    let all = machine.is_none();
     for machine in named(operator, machine)? {
-        let reply = operator.ask(&machine, Request::StorageStatus {}).await?;
+        let reply = match operator.ask(&machine, Request::StorageStatus {}).await {
+            // What the others say is worth no less.
+            Err(error) if all => silent(&daemon::report(&error)),
+            reply => reply?,
+        };
         let Reply::Storage { device, array, level, healthy, detail, disks, counts } = reply else {
             return Err(CtlError::Mismatch(machine));
         };
@@ -87,6 +92,12 @@ async fn status(operator: &Operator, machine: Option<&str>, form: Form) -> Resul
         Form::Prometheus => show::line(metrics.text().trim_end())?,
     }
     if well { Ok(()) } else { Err(CtlError::Unhealthy) }
+}
+
+/// What is shown of a machine that does not answer.
+fn silent(why: &str) -> Reply {
+    let (disks, counts) = (Vec::new(), Vec::new());
+    Reply::Storage { device: None, array: None, level: None, healthy: false, detail: Text::lossy(why), disks, counts }
 }
 
 /// The lines of each family, which Prometheus wants together.

@@ -63,15 +63,24 @@ impl Versions {
 
 pub(crate) async fn run(operator: &Operator, command: Update, as_json: bool) -> Result<(), CtlError> {
     match command {
-        Update::Status { machine } => {
-            let names = operator.plan().machines.iter().map(|m| m.name.clone());
-            let names = machine.map_or_else(|| names.collect(), |name| vec![name]);
-            let mut all = Vec::new();
-            for name in names {
-                let versions = ask(operator, &name, Request::UpdateStatus {}).await?;
-                all.push((name, versions));
+        Update::Status { machine: Some(machine) } => {
+            let versions = ask(operator, &machine, Request::UpdateStatus {}).await?;
+            print(&[(machine, versions)], as_json)
+        }
+        Update::Status { machine: None } => {
+            let (mut all, mut silent) = (Vec::new(), false);
+            for machine in &operator.plan().machines {
+                match ask(operator, &machine.name, Request::UpdateStatus {}).await {
+                    Ok(versions) => all.push((machine.name.clone(), versions)),
+                    // What the others say is worth no less.
+                    Err(error) => {
+                        eprintln!("{}", daemon::report(&error));
+                        silent = true;
+                    }
+                }
             }
-            print(&all, as_json)
+            print(&all, as_json)?;
+            if silent { Err(CtlError::Unhealthy) } else { Ok(()) }
         }
         Update::Confirm { machine } => {
             let versions = ask(operator, &machine, Request::UpdateConfirm {}).await?;
@@ -172,7 +181,8 @@ async fn restarted(
                 let text = format!("{wanted} did not prove itself; the machine went back");
                 return Err(CtlError::Refused { machine, text });
             }
-            Ok(_) => {}
+            // One that says no, such as that it is busy with another order, has not gone.
+            Ok(_) | Err(CtlError::Refused { .. }) => {}
             Err(_) => gone = true,
         }
         if begin.elapsed() > SETTLES {

@@ -134,6 +134,12 @@ fn judge<'a>(
             return Err(format!("/dev/{name} is a part of {}", part.holders.join(", ")));
         }
     }
+    if disk.sector != super::SECTOR {
+        let (sector, ours) = (disk.sector, super::SECTOR);
+        return Err(format!(
+            "it has sectors of {sector} bytes, and images are made for disks of {ours}: no machine would boot from it"
+        ));
+    }
     if disk.size < least {
         return Err(format!("it has {} bytes, and the image needs {least}", disk.size));
     }
@@ -145,7 +151,14 @@ mod tests {
     use super::*;
 
     fn disk(name: &str, number: &str) -> Block {
-        Block { name: name.into(), number: number.into(), size: 1 << 30, physical: true, ..Block::default() }
+        Block {
+            name: name.into(),
+            number: number.into(),
+            size: 1 << 30,
+            sector: 512,
+            physical: true,
+            ..Block::default()
+        }
     }
 
     #[test]
@@ -168,6 +181,9 @@ mod tests {
         let mut locked = plain.clone();
         locked[0].read_only = true;
         assert!(judge(&locked, "8:0", &[], &none, 1).is_err());
+        let mut large = plain.clone();
+        large[0].sector = 4096;
+        assert!(judge(&large, "8:0", &[], &none, 1).unwrap_err().contains("sectors of 4096 bytes"));
     }
 
     #[test]

@@ -55,6 +55,41 @@ fn plan() -> Plan {
     }
 }
 
+#[test]
+fn operators_and_machines_behind_routers_are_answered_where_they_are() {
+    let mut plan = plan();
+    let units = |plan: &Plan, name: &str| {
+        let files = render(plan, name, &[]).unwrap();
+        let text = |n: usize| text_of(&files, &format!("/run/systemd/network/20-ffs-{n}.network"));
+        let routes = |n| text(n).split("\n[Route]\n").skip(1).map(|r| r.trim().replace('\n', " ")).collect::<Vec<_>>();
+        (0..plan.machine(name).unwrap().networks.len()).map(routes).collect::<Vec<_>>()
+    };
+    let web = &mut plan.machines[0];
+    web.networks[1].gateway = Some("10.1.0.254".parse().unwrap());
+    web.networks[3].gateway = Some("10.9.0.254".parse().unwrap());
+    web.operators_from =
+        ["10.9.0.0/25", "10.20.3.4/16", "2001:db8:9::/48", "0.0.0.0/0"].map(|p| p.parse().unwrap()).to_vec();
+    plan.machines[3].host = "10.44.0.2".into();
+    let customers = "Gateway=198.51.100.1 Metric=100";
+    let expected = [
+        vec![customers.to_owned()],
+        // The database and the download machine without networks are elsewhere; the router speaks IPv4 only.
+        vec!["Gateway=10.1.0.254 Metric=200".into(), "Destination=10.44.0.2/32 Gateway=10.1.0.254".into()],
+        vec![],
+        vec!["Gateway=10.9.0.254 Metric=300".into(), "Destination=10.20.0.0/16 Gateway=10.9.0.254".into()],
+    ];
+    assert_eq!(units(&plan, "web"), expected);
+    // By what a DHCP server or a router of IPv6 says.
+    let web = &mut plan.machines[0];
+    web.networks[3] = network("eno*", NetworkRole::Management, "dhcp", None);
+    let by_dhcp = ["10.9.0.0/25 _dhcp4", "10.20.0.0/16 _dhcp4", "2001:db8:9::/48 _ipv6ra"];
+    let by_dhcp = by_dhcp.map(|way| format!("Destination={}", way.replace(' ', " Gateway=")));
+    assert_eq!(units(&plan, "web")[3], by_dhcp);
+    // There is one way only.
+    plan.machines[0].networks.truncate(1);
+    assert_eq!(units(&plan, "web"), [vec![customers.to_owned()]]);
+}
+
 /// All files of a machine as one text.
 fn rendered(name: &str) -> String {
     let bags = [format!("ann-{name}.bag"), format!("web-{name}.bag")];

@@ -33,7 +33,6 @@ pub const LOST: &str = "its entry was lost when the power went; push it again";
 
 /// A version that has not proven itself yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Trial {
     /// Which.
     pub version: Version,
@@ -45,9 +44,9 @@ pub struct Trial {
     pub reason: Option<String>,
 }
 
-/// What is remembered.
+/// What is remembered. What a later version has written besides is passed over: a machine that went back from it still reads the rest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct Record {
     /// What was being tried when its entry was lost. That is not its fault: it may come again.
     #[serde(skip_serializing_if = "Option::is_none")]
