@@ -18,6 +18,34 @@ const ICMP_IN: &str = "icmp type { destination-unreachable, time-exceeded, param
         icmpv6 type echo-request limit rate 20/second accept";
 const ICMP_OUT: &str = "icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld-listener-report, mld2-listener-report } accept";
 
+/// New connections to ftp or the portal: so many of one address, or of one subscriber of IPv6 (/64), in a second, and so many at once. Each
+/// costs us more than whoever opens it.
+const NEW_PER_SECOND: u32 = 20;
+const NEW_AT_ONCE: u32 = 300;
+
+/// Lets strangers in, each as often as it may. Of those that come while 65,536 others are kept in mind nothing is known, and they may.
+fn strangers() -> String {
+    let limit = format!("limit rate over {NEW_PER_SECOND}/second burst {NEW_AT_ONCE} packets");
+    let set = |name: &str, kind: &str| {
+        format!(
+            "set {name} {{\n        type {kind}\n        size 65536\n        flags dynamic,timeout\n        timeout 1m\n    }}"
+        )
+    };
+    format!(
+        "{}
+
+    {}
+
+    chain strangers {{
+        update @strangers4 {{ ip saddr {limit} }} counter drop
+        update @strangers6 {{ ip6 saddr and ffff:ffff:ffff:ffff:: {limit} }} counter drop
+        accept
+    }}",
+        set("strangers4", "ipv4_addr"),
+        set("strangers6", "ipv6_addr"),
+    )
+}
+
 /// `ip` or `ip6`, by the address.
 fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ip" } else { "ip6" }
@@ -27,11 +55,12 @@ fn family(address: IpAddr) -> &'static str {
 pub(super) fn render(plan: &Plan, machine: &Machine) -> Result<String, SetupError> {
     let rules = Rules { plan, machine };
     let (input, output) = (rules.input()?.join("\n        "), rules.output()?.join("\n        "));
+    let strangers = if machine.role == Role::Database { String::new() } else { format!("    {}\n\n", strangers()) };
     Ok(format!(
         "flush ruleset
 
 table inet ffs {{
-    chain input {{
+{strangers}    chain input {{
         type filter hook input priority filter; policy drop;
         iif lo accept
         ct state established,related accept
@@ -82,10 +111,10 @@ impl Rules<'_> {
         let public = self.on(NetworkRole::Public);
         match machine.role {
             Role::Download => {
-                rules.push(format!("{public}tcp dport {} accept", machine.ftp));
+                rules.push(format!("{public}tcp dport {} jump strangers", machine.ftp));
                 rules.push(format!("{public}tcp dport {}-{} accept", machine.passive.0, machine.passive.1));
             }
-            Role::Web => rules.push(format!("{public}tcp dport {} accept", machine.https)),
+            Role::Web => rules.push(format!("{public}tcp dport {} jump strangers", machine.https)),
             Role::Database => {}
         }
         let callers: &[Role] = match machine.role {

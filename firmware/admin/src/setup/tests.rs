@@ -219,7 +219,7 @@ fn a_machine_lets_in_its_role_and_nothing_else() {
         "{database:?}"
     );
     let download = ports("download");
-    assert!(download.iter().any(|r| r == "iifgroup 1 tcp dport 21 accept"), "{download:?}");
+    assert!(download.iter().any(|r| r == "iifgroup 1 tcp dport 21 jump strangers"), "{download:?}");
     assert!(!download.iter().any(|r| r.contains("10.2.0.2")), "the database never calls: {download:?}");
     let web = ports("web");
     assert_eq!(web.iter().filter(|r| r.contains("8443")).count(), 1, "{web:?}");
