@@ -10,10 +10,12 @@ pub mod fds;
 pub mod ipc;
 pub mod log;
 pub mod notify;
+mod rate_limit;
 mod service;
 mod shutdown;
 mod start;
 
+pub use rate_limit::{INTERVAL, RateLimit};
 pub use service::Service;
 pub use shutdown::{Shutdown, Trigger};
 pub use start::{report, run, run_with};

@@ -23,9 +23,24 @@ pub struct Config {
     /// for every machine but that. Without it, any machine that the commlink lets through.
     #[serde(default, deserialize_with = "crate::store::rows::optional_text::deserialize")]
     pub web: Option<Name>,
+    /// Free space on the disk of the store below which the status says that it needs a larger one (bytes).
+    #[serde(default = "min_free")]
+    pub min_free_bytes: u64,
+    /// Free space there that is kept for operators' changes and the records of appliances (bytes): with less, no grants are issued and
+    /// refused logins are counted only.
+    #[serde(default = "reserve")]
+    pub reserve_bytes: u64,
     /// How long things last.
     #[serde(default)]
     pub lifetimes: Lifetimes,
+}
+
+fn min_free() -> u64 {
+    256 << 20
+}
+
+fn reserve() -> u64 {
+    32 << 20
 }
 
 /// How long things last, in seconds.
@@ -69,6 +84,7 @@ mod tests {
         let config: Config = toml::from_str(LEAST).unwrap();
         assert_eq!((config.name.as_str(), config.web), ("database", None));
         assert_eq!(config.lifetimes, Lifetimes::default());
+        assert!(config.reserve_bytes < config.min_free_bytes, "it is told before it happens");
         let config: Config = toml::from_str(&format!("{LEAST}web = 'web'\n[lifetimes]\nsession = 1\n")).unwrap();
         assert_eq!(config.web.unwrap().as_str(), "web");
         assert_eq!(config.lifetimes, Lifetimes { session: 1, ..Lifetimes::default() });

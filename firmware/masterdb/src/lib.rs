@@ -18,11 +18,12 @@ mod page;
 pub mod password;
 mod service;
 pub mod session;
+mod space;
 pub mod store;
 pub mod throttle;
 
 pub use config::{Config, Lifetimes};
-pub use service::MasterDb;
+pub use service::{MasterDb, REFUSALS_RECORDED};
 
 use daemon::{Shutdown, ipc};
 use std::sync::Arc;

@@ -8,9 +8,10 @@ use crate::config::{Config, Lifetimes};
 use crate::grant::{SignError, Signer};
 use crate::password::{HashError, Hasher};
 use crate::session::Sessions;
+use crate::space::{FULL, Space};
 use crate::store::{Store, StoreError, revocations, tables};
 use crate::throttle::Throttle;
-use daemon::{Service, Shutdown};
+use daemon::{RateLimit, Service, Shutdown};
 use redb::ReadableTableMetadata;
 use std::time::Duration;
 use tobj::{Body, Check, Fault, LeaseKind, Message, Name, Reply, Request, Text};
@@ -20,6 +21,8 @@ use tokio::time::Instant;
 
 /// The label of an operator starts with this; no name of a machine does.
 const OPERATOR: &str = "operator:";
+/// Most refused logins a minute of which each has a record of its own; how many more there were is one record.
+pub const REFUSALS_RECORDED: u32 = 60;
 
 /// The master database: answers requests as a [`Service`].
 #[derive(Debug)]
@@ -32,6 +35,13 @@ pub struct MasterDb {
     signer: Signer,
     sessions: Sessions,
     throttle: Throttle,
+    space: Space,
+    /// The records of refused logins.
+    refused: RateLimit,
+    /// The lines about too many logins at once.
+    too_many: RateLimit,
+    /// The lines about a full disk.
+    full: RateLimit,
     /// The number of the last revocation that is durable.
     revoked: watch::Sender<u64>,
     shutdown: Shutdown,
@@ -72,6 +82,10 @@ impl MasterDb {
             signer,
             sessions: Sessions::new(Duration::from_secs(config.lifetimes.session)),
             throttle: Throttle::default(),
+            space: Space::new(config),
+            refused: RateLimit::new(REFUSALS_RECORDED),
+            too_many: RateLimit::new(1),
+            full: RateLimit::new(1),
             revoked: watch::Sender::new(last),
             shutdown,
         })
@@ -84,6 +98,9 @@ impl MasterDb {
 
     /// Closes the store in order.
     pub async fn close(self) {
+        if let Err(failure) = self.record_suppressed().await {
+            tracing::error!("not all refused logins were recorded: {}", daemon::report(&failure));
+        }
         self.store.close().await;
     }
 
@@ -150,7 +167,9 @@ impl MasterDb {
         let check = |name, healthy, detail: &str| {
             Name::new(name).ok().map(|name| Check { name, healthy, detail: Text::lossy(detail) })
         };
-        let checks = [check("store", healthy, &detail), check("sessions", true, &sessions)];
+        let (roomy, room) = self.space.check();
+        let checks =
+            [check("store", healthy, &detail), check("disk", roomy, &room), check("sessions", true, &sessions)];
         let Ok(role) = Name::new("database") else { return Ok(fault(Fault::Unavailable)) };
         Ok(Reply::StatusReport {
             name: self.name.clone(),
@@ -158,6 +177,15 @@ impl MasterDb {
             version: Text::lossy(env!("CARGO_PKG_VERSION")),
             checks: checks.into_iter().flatten().collect(),
         })
+    }
+}
+
+impl MasterDb {
+    /// Says that there is no room, once a minute.
+    fn say_full(&self) {
+        if self.full.pass(Instant::now()).is_some() {
+            tracing::error!("{FULL}");
+        }
     }
 }
 

@@ -1,9 +1,15 @@
 //! What the portal asks of the other machines, through this machine's commlinkd.
 
+mod logins;
+
+pub use logins::{MAX_LOGINS, MAX_LOGINS_PER_ADDRESS};
+
 use crate::session::Session;
 use daemon::ipc::{Client, IpcError};
+use logins::Logins;
+use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tobj::{
     CatalogueItem, Fault, Id, LeaseKind, Message, Name, Reply, Request, RequestTag, Secret, Sha256, Text, Timestamp,
@@ -12,8 +18,9 @@ use tokio::sync::Semaphore;
 
 /// How long a customer waits for another machine, a repeated request included.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-/// Requests under way to other machines at once; more wait.
-pub const MAX_CALLS: usize = 64;
+/// Requests of sessions under way to other machines at once; more wait. With [`MAX_LOGINS`] they are as many as commlinkd has under
+/// way to one machine.
+pub const MAX_CALLS: usize = 64 - MAX_LOGINS;
 
 /// Why another machine did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +42,12 @@ pub(crate) enum BackendError {
     /// The answer is not one to that question.
     #[error("the answer of {machine} to {request} makes no sense: {why}")]
     Nonsense { machine: Name, request: RequestTag, why: &'static str },
+    /// As many logins are under way as may be.
+    #[error("too many logins are under way")]
+    TooManyLogins,
+    /// The task that asked panicked.
+    #[error("a login was lost")]
+    Lost(#[from] tokio::task::JoinError),
     /// There is no randomness for an ID.
     #[error("no randomness for a request")]
     Random(#[from] getrandom::Error),
@@ -73,12 +86,19 @@ pub(crate) struct Backend {
     client: Client,
     database: Name,
     calls: Semaphore,
+    logins: Arc<Logins>,
     last: Mutex<Option<LastCall>>,
 }
 
 impl Backend {
     pub(crate) fn new(commlink: &Path, database: Name) -> Self {
-        Self { client: Client::new(commlink), database, calls: Semaphore::new(MAX_CALLS), last: Mutex::new(None) }
+        Self {
+            client: Client::new(commlink),
+            database,
+            calls: Semaphore::new(MAX_CALLS),
+            logins: Arc::default(),
+            last: Mutex::new(None),
+        }
     }
 
     /// How the last request to the database went; `None` before the first.
@@ -86,15 +106,23 @@ impl Backend {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a session for a customer.
+    /// Opens a session for a customer, unless too many logins are under way.
     pub(crate) async fn login(
-        &self,
+        self: &Arc<Self>,
         customer: Text,
         password: Secret,
-        address: Text,
+        address: IpAddr,
     ) -> Result<(Session, Timestamp), BackendError> {
-        // Not repeated: a login may count against the customer.
-        match self.ask(&self.database, Request::Login { customer, password, address }, false).await? {
+        let place = self.logins.enter(address).ok_or(BackendError::TooManyLogins)?;
+        let request = Request::Login { customer, password, address: Text::lossy(&address.to_string()) };
+        let backend = self.clone();
+        // In a task of its own: a customer who goes away does not end what the database does for him, so the place stays taken.
+        let asked = tokio::spawn(async move {
+            let _place = place;
+            // Not repeated: a login may count against the customer.
+            backend.ask(&backend.database, request, false).await
+        });
+        match asked.await?? {
             Reply::Session { session, customer, expires } => Session::new(session, customer)
                 .map(|session| (session, expires))
                 .ok_or_else(|| self.nonsense(&self.database, RequestTag::Login, "its token does not fit a cookie")),
@@ -158,7 +186,11 @@ impl Backend {
         let tag = request.tag();
         let message = Message::request(request)?;
         let exchange = async {
-            let _permit = self.calls.acquire().await.expect("the semaphore is never closed");
+            // Logins have places of their own.
+            let _permit = match tag {
+                RequestTag::Login => None,
+                _ => Some(self.calls.acquire().await.expect("the semaphore is never closed")),
+            };
             let first = self.client.call_message(machine.as_str(), message.clone()).await;
             match first {
                 Err(error) if again => {
@@ -198,7 +230,8 @@ impl Backend {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use tokio::net::UnixStream;
+    use tokio::task::JoinHandle;
     use tokio::time::{Instant, timeout};
 
     struct Silent {
@@ -231,21 +264,73 @@ mod tests {
         assert_eq!(silent.backend.last_call().map(|l| l.answered), Some(false));
     }
 
+    fn catalogue(silent: &Silent) {
+        let backend = silent.backend.clone();
+        tokio::spawn(async move { backend.catalogue(&session(), 0).await.map(drop) });
+    }
+
+    /// A login from an address of this number.
+    fn login(silent: &Silent, address: usize) -> JoinHandle<Result<(), BackendError>> {
+        let (backend, address) = (silent.backend.clone(), format!("192.0.2.{address}").parse().unwrap());
+        tokio::spawn(async move { backend.login(Text::default(), session().token, address).await.map(drop) })
+    }
+
+    async fn accept(silent: &Silent) -> UnixStream {
+        silent.listener.accept().await.unwrap().0
+    }
+
     /// One more than may be under way waits until another has ended.
     #[tokio::test(start_paused = true)]
     async fn calls_at_their_edge() {
         let silent = silent();
         for _ in 0..=MAX_CALLS {
-            let backend = silent.backend.clone();
-            let login = async move { backend.login(Text::default(), session().token, Text::default()).await.map(drop) };
-            tokio::spawn(login);
+            catalogue(&silent);
         }
         let mut open = Vec::new();
         for _ in 0..MAX_CALLS {
-            open.push(silent.listener.accept().await.unwrap());
+            open.push(accept(&silent).await);
         }
         assert!(timeout(ANSWER_WITHIN / 2, silent.listener.accept()).await.is_err());
         open.pop();
-        silent.listener.accept().await.unwrap();
+        drop(accept(&silent).await); // which it asks on again
+        accept(&silent).await;
+    }
+
+    /// Logins that the database holds up are refused beyond their number, and in nobody's way.
+    #[tokio::test(start_paused = true)]
+    async fn logins_leave_places_to_calls() {
+        let silent = silent();
+        let mut logins = Vec::new();
+        for n in 0..MAX_LOGINS {
+            let asked = login(&silent, n / MAX_LOGINS_PER_ADDRESS);
+            logins.push((asked, accept(&silent).await));
+        }
+        let start = Instant::now();
+        assert!(matches!(login(&silent, 99).await.unwrap(), Err(BackendError::TooManyLogins)));
+        assert!(start.elapsed().is_zero());
+        let mut calls = Vec::new();
+        for _ in 0..MAX_CALLS {
+            catalogue(&silent);
+            calls.push(timeout(ANSWER_WITHIN / 2, accept(&silent)).await.unwrap());
+        }
+        let (ended, stream) = logins.pop().unwrap();
+        drop(stream);
+        assert!(matches!(ended.await.unwrap(), Err(BackendError::Transport { .. })));
+        login(&silent, 99);
+        accept(&silent).await;
+    }
+
+    /// The database goes on with a login whose customer has gone away: it stays counted.
+    #[tokio::test(start_paused = true)]
+    async fn a_login_given_up_keeps_its_place() {
+        let silent = silent();
+        let mut open = Vec::new();
+        for _ in 0..MAX_LOGINS_PER_ADDRESS {
+            let given_up = login(&silent, 1);
+            open.push(accept(&silent).await);
+            given_up.abort();
+            assert!(given_up.await.unwrap_err().is_cancelled());
+        }
+        assert!(matches!(login(&silent, 1).await.unwrap(), Err(BackendError::TooManyLogins)));
     }
 }

@@ -28,9 +28,9 @@ mod status;
 mod tls;
 mod web;
 
-pub use backend::{ANSWER_WITHIN, MAX_CALLS};
+pub use backend::{ANSWER_WITHIN, MAX_CALLS, MAX_LOGINS, MAX_LOGINS_PER_ADDRESS};
 pub use config::{Config, Download};
-pub use limits::{MAX_CONNECTIONS, MAX_PER_ADDRESS};
+pub use limits::{MAX_CONNECTIONS, MAX_PER_ADDRESS, MAX_PER_NETWORK};
 pub use server::{CONNECTION_LIFETIME, DRAIN_WITHIN, HANDSHAKE_WITHIN, HEAD_WITHIN, MAX_HEAD};
 pub use tls::TlsError;
 pub use web::{BODY_WITHIN, MAX_BODY};
@@ -115,7 +115,7 @@ impl Listeners {
 /// [`PortalError`] when the certificate cannot be loaded or a listener fails for good.
 pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), PortalError> {
     let tls = Arc::new(tls::Tls::new(&config.cert, &config.key)?);
-    let limits = limits::Limits::new(MAX_CONNECTIONS, MAX_PER_ADDRESS);
+    let limits = limits::Limits::new(MAX_CONNECTIONS, MAX_PER_ADDRESS, MAX_PER_NETWORK);
     let backend = Arc::new(backend::Backend::new(&config.commlink, config.database));
     let status =
         status::Status { name: config.name, backend: backend.clone(), limits: limits.clone(), tls: tls.clone() };

@@ -4,7 +4,7 @@ use crate::limits::{Limits, Slot};
 use crate::tls::Tls;
 use crate::web::Client;
 use axum::{Extension, Router};
-use daemon::Shutdown;
+use daemon::{RateLimit, Shutdown};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 /// How long a TLS handshake may take.
@@ -30,6 +30,9 @@ pub const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 pub const MAX_HEAD: usize = 16 * 1024;
 /// How long to wait when connections cannot be accepted for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The lines about connections that were too many.
+static TURNED_AWAY: RateLimit = RateLimit::new(1);
 
 /// What all listeners share.
 #[derive(Clone)]
@@ -50,7 +53,9 @@ impl Server {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
                         let Some(slot) = self.limits.enter(peer.ip()) else {
-                            tracing::info!(address = %peer.ip(), "too many connections");
+                            if let Some(suppressed) = TURNED_AWAY.pass(Instant::now()) {
+                                tracing::info!(address = %peer.ip(), suppressed, "too many connections");
+                            }
                             continue;
                         };
                         let address = peer.ip().to_canonical();
@@ -74,7 +79,18 @@ impl Server {
     }
 }
 
-async fn connection<S>(stream: S, tls: TlsAcceptor, app: Router, address: IpAddr, _slot: Slot, shutdown: Shutdown)
+async fn connection<S>(stream: S, tls: TlsAcceptor, app: Router, address: IpAddr, slot: Slot, shutdown: Shutdown)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let slot = Arc::new(slot);
+    tokio::select! {
+        () = slot.evicted() => tracing::debug!(%address, "a connection was closed for another"),
+        () = exchange(stream, tls, app.layer(Extension(slot.clone())), address, shutdown) => {}
+    }
+}
+
+async fn exchange<S>(stream: S, tls: TlsAcceptor, app: Router, address: IpAddr, shutdown: Shutdown)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -8,6 +8,7 @@ mod views;
 
 use crate::backend::Backend;
 use crate::config::Download;
+use crate::limits::Slot;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest, Request};
@@ -19,11 +20,13 @@ use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use daemon::RateLimit;
 use problem::Problem;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Longest body of a request in bytes: name and password at their longest, every byte percent-encoded, fit.
 pub const MAX_BODY: usize = 32 * 1024;
@@ -59,7 +62,7 @@ impl Format {
     }
 }
 
-/// All pages. Requests need the extension [`Client`].
+/// All pages. Requests need the extension [`Client`]; with a [`Slot`] of theirs, their connection is not closed for another.
 pub(crate) fn router(app: Arc<App>) -> Router {
     use handlers::{downloads, healthz, home, index, login, logout, stage, style};
     Router::new()
@@ -70,6 +73,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/logout", post(logout).get(home))
         .route("/healthz", get(healthz))
         .route("/style.css", get(style))
+        .layer(from_fn(work))
         .layer(from_fn(guard))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(dress))
@@ -87,14 +91,19 @@ fn from_here(headers: &HeaderMap) -> bool {
     origin && site
 }
 
+/// The lines about forms of other sites.
+static FOREIGN: RateLimit = RateLimit::new(1);
+
 /// Lets through only forms of this site that arrive in time and within their limit.
 async fn guard(request: Request, next: Next) -> Response {
     if request.method() != Method::POST {
         return next.run(request).await;
     }
     if !from_here(request.headers()) {
-        let address = request.extensions().get::<Client>().map(|client| client.0);
-        tracing::info!(?address, "a form of another site was refused");
+        if let Some(suppressed) = FOREIGN.pass(Instant::now()) {
+            let address = request.extensions().get::<Client>().map(|client| client.0);
+            tracing::info!(?address, suppressed, "a form of another site was refused");
+        }
         return Problem::ForeignForm.into_response();
     }
     let (parts, body) = request.into_parts();
@@ -104,6 +113,13 @@ async fn guard(request: Request, next: Next) -> Response {
         Ok(Err(rejection)) => Problem::of(rejection.status()).into_response(),
         Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
     }
+}
+
+/// Has the connection stay while its request is answered. One that has not arrived in full is not under way: it may never be.
+async fn work(request: Request, next: Next) -> Response {
+    let slot = request.extensions().get::<Arc<Slot>>().cloned();
+    let _busy = slot.as_ref().map(|slot| slot.busy());
+    next.run(request).await
 }
 
 /// The headers of every answer. `same-origin` rather than `no-referrer`: under the latter browsers send `Origin: null` with our

@@ -9,6 +9,9 @@ use crate::store::{customers, entitlements};
 use tobj::{AuditEvent, Fault, Id, LeaseKind, Name, Reply, Secret, Text, Timestamp};
 use tokio::time::Instant;
 
+/// Most bytes of a name that was typed that are written down.
+pub(super) const RECORDED: usize = 128;
+
 /// What the check of a password says.
 pub(super) enum Verdict {
     /// It is right: the customer, and the generation of the password.
@@ -61,14 +64,11 @@ impl MasterDb {
         let (name, row) = match self.check(customer, password, address).await? {
             Verdict::Right(name, row) => (name, row),
             Verdict::Wrong => {
-                tracing::info!(%machine, %customer, %address, "a login was refused");
-                if web {
-                    self.record_login(AuditEvent::LoginRefused, customer, address, "wrong name or password").await?;
-                }
+                self.refused(machine, web, customer, address).await?;
                 return Ok(fault(Fault::Denied));
             }
             Verdict::TooMany => {
-                tracing::warn!(%customer, %address, "too many logins at once");
+                self.say_too_many(machine, customer, address);
                 return Ok(fault(Fault::Busy));
             }
         };
@@ -76,7 +76,7 @@ impl MasterDb {
             return Ok(fault(Fault::Busy));
         }
         if web {
-            self.record_login(AuditEvent::Login, customer, address, &format!("at {machine}")).await?;
+            self.record(vec![login(AuditEvent::Login, customer.as_str(), address, &format!("at {machine}"))]).await?;
         }
         let expires = Timestamp::now().plus(self.lives.session);
         match self.sessions.open(name.clone(), row.generation, machine.clone(), Instant::now())? {
@@ -125,9 +125,13 @@ impl MasterDb {
         let only = (!web).then(|| machine.clone());
         let wish = Wish { request, customer, generation, product, version, kind, only };
         let (name, lives, asked) = (self.name.clone(), self.lives, wish.clone());
+        let full = self.space.is_full();
         let outcome = self.store.write(move |txn| {
             let now = Timestamp::now();
-            let outcome = grants::issue(txn, &asked, &lives, now)?;
+            let outcome = match full {
+                true => grants::known(txn, &asked)?.unwrap_or(Outcome::NoSpace),
+                false => grants::issue(txn, &asked, &lives, now)?,
+            };
             if let Some(record) = record_of(&asked, &outcome) {
                 audit::own(txn, &name, record, now)?;
             }
@@ -145,6 +149,10 @@ impl MasterDb {
                 tracing::info!(%customer, %product, %version, ?outcome, "a grant was refused");
                 Ok(fault(Fault::Denied))
             }
+            Outcome::NoSpace => {
+                self.say_full();
+                Ok(fault(Fault::Unavailable))
+            }
             Outcome::OtherRequest => {
                 tracing::warn!(%customer, id = %request, "the ID of another request was used again");
                 Ok(fault(Fault::Invalid))
@@ -152,18 +160,65 @@ impl MasterDb {
         }
     }
 
-    async fn record_login(
-        &self,
-        event: AuditEvent,
-        customer: &Text,
-        address: &Text,
-        outcome: &str,
-    ) -> Result<(), Failure> {
-        let (customer, address) = (Some(customer.clone()), Some(address.clone()));
-        let own = Own { event, customer, address, sha256: None, outcome: Text::lossy(outcome) };
-        let name = self.name.clone();
-        Ok(self.store.write(move |txn| audit::own(txn, &name, own, Timestamp::now())).await?)
+    pub(super) fn say_too_many(&self, machine: &Name, customer: &Text, address: &Text) {
+        if let Some(suppressed) = self.too_many.pass(Instant::now()) {
+            tracing::warn!(%machine, customer = recorded(customer), %address, suppressed, "too many logins at once");
+        }
     }
+
+    /// Tells the log and the trail of a refused login, as far as there is room for it.
+    async fn refused(&self, machine: &Name, web: bool, customer: &Text, address: &Text) -> Result<(), Failure> {
+        let customer = recorded(customer);
+        if !web {
+            tracing::info!(%machine, customer, %address, "a login was refused");
+            return Ok(());
+        }
+        if self.space.is_full() {
+            self.refused.suppress();
+            self.say_full();
+            return Ok(());
+        }
+        let Some(suppressed) = self.refused.pass(Instant::now()) else { return Ok(()) };
+        tracing::info!(%machine, customer, %address, suppressed, "a login was refused");
+        let refused = login(AuditEvent::LoginRefused, customer, address, "wrong name or password");
+        self.record(counted(suppressed).into_iter().chain([refused]).collect()).await
+    }
+
+    /// Records how many refused logins were counted only.
+    pub(super) async fn record_suppressed(&self) -> Result<(), Failure> {
+        match counted(self.refused.take()) {
+            Some(own) => self.record(vec![own]).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn record(&self, records: Vec<Own>) -> Result<(), Failure> {
+        let name = self.name.clone();
+        let written = self.store.write(move |txn| {
+            let now = Timestamp::now();
+            records.into_iter().try_for_each(|own| audit::own(txn, &name, own, now))
+        });
+        Ok(written.await?)
+    }
+}
+
+/// What of a name that was typed is written down.
+pub(super) fn recorded(customer: &Text) -> &str {
+    let typed = customer.as_str();
+    let end = (0..=typed.len().min(RECORDED)).rev().find(|end| typed.is_char_boundary(*end)).unwrap_or(0);
+    &typed[..end]
+}
+
+fn login(event: AuditEvent, customer: &str, address: &Text, outcome: &str) -> Own {
+    let (customer, address) = (Some(Text::lossy(customer)), Some(address.clone()));
+    Own { event, customer, address, sha256: None, outcome: Text::lossy(outcome) }
+}
+
+/// The record of so many refused logins.
+fn counted(logins: u64) -> Option<Own> {
+    let outcome = format!("{logins} that were not recorded one by one: too many a minute, or no space for them");
+    let (event, outcome) = (AuditEvent::LoginRefused, Text::lossy(&outcome));
+    (logins > 0).then_some(Own { event, customer: None, address: None, sha256: None, outcome })
 }
 
 /// What the trail says of it; nothing of a repeated grant, which it has told already.
@@ -173,7 +228,7 @@ fn record_of(wish: &Wish, outcome: &Outcome) -> Option<Own> {
         Outcome::Issued(row) => (AuditEvent::Granted, Some(row.sha256), format!("grant {}", row.id)),
         Outcome::NotEntitled => (AuditEvent::GrantRefused, None, "not entitled".to_owned()),
         Outcome::NoObject => (AuditEvent::GrantRefused, None, "no such object".to_owned()),
-        Outcome::Repeated(_) | Outcome::SessionOver | Outcome::OtherRequest => return None,
+        Outcome::Repeated(_) | Outcome::SessionOver | Outcome::OtherRequest | Outcome::NoSpace => return None,
     };
     Some(Own {
         event,

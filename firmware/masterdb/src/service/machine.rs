@@ -1,6 +1,6 @@
 //! What download appliances ask: login checks, the audit trail, revocations.
 
-use super::customer::Verdict;
+use super::customer::{Verdict, recorded};
 use super::{Failure, MasterDb, fault};
 use crate::store::audit::{self, Reported};
 use crate::store::revocations;
@@ -22,11 +22,11 @@ impl MasterDb {
             Verdict::Right(customer, _) => Reply::Verified { customer },
             // The download appliance tells the trail itself, with what it knows of the connection.
             Verdict::Wrong => {
-                tracing::info!(%machine, %customer, %address, "a password was wrong");
+                tracing::info!(%machine, customer = recorded(customer), %address, "a password was wrong");
                 fault(Fault::Denied)
             }
             Verdict::TooMany => {
-                tracing::warn!(%machine, %customer, %address, "too many logins at once");
+                self.say_too_many(machine, customer, address);
                 fault(Fault::Busy)
             }
         })

@@ -12,10 +12,12 @@ const ALICE: &str = "correct horse";
 const OPERATOR: &str = "operator:ada";
 const PATIENCE: Duration = Duration::from_secs(30);
 
+mod space;
+
 struct Site {
     db: Arc<MasterDb>,
     trigger: daemon::Trigger,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 fn name(s: &str) -> Name {
@@ -49,34 +51,49 @@ fn key() -> Signer {
     Signer::from_paserk(&paserk).unwrap()
 }
 
+fn config(folder: &std::path::Path) -> Config {
+    Config {
+        name: name("database"),
+        store: folder.join("m.redb"),
+        socket: "unused".into(),
+        allow_uids: vec![],
+        grant_key: "unused".into(),
+        web: Some(name("web")),
+        min_free_bytes: 0,
+        reserve_bytes: 0,
+        lifetimes: Lifetimes::default(),
+    }
+}
+
 impl Site {
     /// A database without anything in it.
     async fn empty() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// The same with another configuration.
+    async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config {
-            name: name("database"),
-            store: folder.path().join("m.redb"),
-            socket: "unused".into(),
-            allow_uids: vec![],
-            grant_key: "unused".into(),
-            web: Some(name("web")),
-            lifetimes: Lifetimes::default(),
-        };
+        let mut config = config(folder.path());
+        change(&mut config);
         let store = Store::open(&config.store).await.unwrap();
         let (trigger, shutdown) = Shutdown::manual();
         let db = Arc::new(MasterDb::new(&config, store, key(), shutdown).await.unwrap());
-        Self { db, trigger, _folder: folder }
+        Self { db, trigger, folder }
     }
 
     /// A database with a customer, `alice`, two objects, `maps` 1 and 2, and her right to the first.
     async fn new() -> Self {
-        let site = Self::empty().await;
-        site.order(Request::CustomerAdd { customer: name("alice"), password: secret(ALICE) }).await;
+        Self::empty().await.filled().await
+    }
+
+    async fn filled(self) -> Self {
+        self.order(Request::CustomerAdd { customer: name("alice"), password: secret(ALICE) }).await;
         for version in ["1", "2"] {
-            site.order(object_add(version, 1)).await;
+            self.order(object_add(version, 1)).await;
         }
-        site.order(entitlement_add(Some("1"), None)).await;
-        site
+        self.order(entitlement_add(Some("1"), None)).await;
+        self
     }
 
     async fn send(&self, from: &str, message: Message) -> Reply {
@@ -664,7 +681,14 @@ async fn the_status_tells_of_the_store() {
     };
     assert_eq!((of, role), (name("database"), name("database")));
     let told: Vec<_> = checks.iter().map(|c| (c.name.as_str(), c.healthy, c.detail.as_str())).collect();
-    assert_eq!(told, [("store", true, "1 customers, 2 objects, 5 audit records"), ("sessions", true, "1 sessions")]);
+    let disk = checks[1].detail.as_str();
+    assert!(disk.ends_with(" bytes are free"), "{disk}");
+    let expected = [
+        ("store", true, "1 customers, 2 objects, 5 audit records"),
+        ("disk", true, disk),
+        ("sessions", true, "1 sessions"),
+    ];
+    assert_eq!(told, expected);
 }
 
 #[tokio::test]

@@ -48,6 +48,8 @@ pub enum Outcome {
     NoObject,
     /// The request's ID has been used for something else.
     OtherRequest,
+    /// There is no room for another grant.
+    NoSpace,
 }
 
 /// Issues a grant.
@@ -55,14 +57,8 @@ pub enum Outcome {
 /// # Errors
 /// [`StoreError`] when the store fails.
 pub fn issue(txn: &WriteTransaction, wish: &Wish, lives: &Lifetimes, now: Timestamp) -> Result<Outcome, StoreError> {
-    let customer = customers::get(&txn.open_table(CUSTOMERS)?, wish.customer.as_str())?;
-    if customer.is_none_or(|c| c.disabled || c.generation != wish.generation) {
-        return Ok(Outcome::SessionOver);
-    }
-    if let Some(row) = of_request(txn, wish.request)? {
-        let same = (&row.customer, &row.product, &row.version, row.kind)
-            == (&wish.customer, &wish.product, &wish.version, wish.kind);
-        return Ok(if same { Outcome::Repeated(row) } else { Outcome::OtherRequest });
+    if let Some(outcome) = known(txn, wish)? {
+        return Ok(outcome);
     }
     let right = entitlements::right(&txn.open_table(ENTITLEMENTS)?, &wish.customer, &wish.product, &wish.version, now)?;
     let Some(end) = right else { return Ok(Outcome::NotEntitled) };
@@ -91,6 +87,22 @@ pub fn issue(txn: &WriteTransaction, wish: &Wish, lives: &Lifetimes, now: Timest
     keep(txn, &row)?;
     forget(txn, now)?;
     Ok(Outcome::Issued(row))
+}
+
+/// What became of it before anything is issued: the session is over, or the request was made before.
+///
+/// # Errors
+/// [`StoreError`] when the store fails.
+pub fn known(txn: &WriteTransaction, wish: &Wish) -> Result<Option<Outcome>, StoreError> {
+    let customer = customers::get(&txn.open_table(CUSTOMERS)?, wish.customer.as_str())?;
+    if customer.is_none_or(|c| c.disabled || c.generation != wish.generation) {
+        return Ok(Some(Outcome::SessionOver));
+    }
+    Ok(of_request(txn, wish.request)?.map(|row| {
+        let same = (&row.customer, &row.product, &row.version, row.kind)
+            == (&wish.customer, &wish.product, &wish.version, wish.kind);
+        if same { Outcome::Repeated(row) } else { Outcome::OtherRequest }
+    }))
 }
 
 fn of_request(txn: &WriteTransaction, request: Id) -> Result<Option<GrantRow>, StoreError> {

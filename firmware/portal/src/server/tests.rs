@@ -25,6 +25,33 @@ struct Pipe {
     start: Instant,
 }
 
+/// A commlinkd that takes connections and says nothing, and the portal's own pages in front of it.
+struct Silent {
+    _dir: tempfile::TempDir,
+    listener: tokio::net::UnixListener,
+    backend: Arc<Backend>,
+}
+
+impl Silent {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = daemon::ipc::bind(&path).unwrap();
+        let backend = Arc::new(Backend::new(&path, tobj::Name::new("database").unwrap()));
+        Self { _dir: dir, listener, backend }
+    }
+
+    fn pipe(&self) -> Pipe {
+        pipe_to(router(Arc::new(App { backend: self.backend.clone(), downloads: BTreeMap::new() })))
+    }
+}
+
+/// A login, and the first half of its body.
+const LOGIN: [&str; 2] = [
+    "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 17\r\n\r\nuser=a&",
+    "password=b",
+];
+
 /// A connection to pages that are about time.
 fn pipe() -> Pipe {
     let app = Router::new()
@@ -43,7 +70,7 @@ fn pipe_to(app: Router) -> Pipe {
     let acceptor = Tls::new(&cert, &key).unwrap().acceptor();
 
     let address: IpAddr = [192, 0, 2, 1].into();
-    let limits = Limits::new(1, 1);
+    let limits = Limits::new(1, 1, 1);
     let slot = limits.enter(address).unwrap();
     let (client, server) = duplex(64 * 1024);
     let (trigger, shutdown) = Shutdown::manual();
@@ -171,4 +198,58 @@ async fn half_a_body_ends() {
     stream.write_all(b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nuser=").await.unwrap();
     assert!(head(&mut stream).await.starts_with("HTTP/1.1 408"));
     assert_at(pipe.start, BODY_WITHIN);
+}
+
+/// Whatever a connection waits for, it gives way to another, unless a request is under way.
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_at_gives_way() {
+    let other: IpAddr = [192, 0, 2, 2].into();
+    for sent in [None, Some(""), Some("GET / HTTP/1.1\r\nHost: loc"), Some(LOGIN[0])] {
+        let silent = Silent::new();
+        let Pipe { client: raw, ca, ended, limits, start, trigger: _trigger } = silent.pipe();
+        let _open = match sent {
+            None => (Some(raw), None),
+            Some(sent) => {
+                let mut stream = client(raw, ca).await;
+                stream.write_all(sent.as_bytes()).await.unwrap();
+                sleep(Duration::from_millis(1)).await; // with the clock stopped: until all of it has come
+                (None, Some(stream))
+            }
+        };
+        assert!(limits.enter(other).is_some(), "{sent:?}");
+        ended.await.unwrap();
+        assert_at(start, Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_under_way_keeps_its_connection() {
+    let silent = Silent::new();
+    let pipe = silent.pipe();
+    let mut stream = client(pipe.client, pipe.ca).await;
+    stream.write_all(LOGIN.concat().as_bytes()).await.unwrap();
+    let asked = silent.listener.accept().await.unwrap();
+    assert!(pipe.limits.enter([192, 0, 2, 2].into()).is_none());
+    drop(asked);
+    assert!(head(&mut stream).await.starts_with("HTTP/1.1 503"));
+    assert!(pipe.limits.enter([192, 0, 2, 2].into()).is_some(), "it has its answer");
+    pipe.ended.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_when_too_many_log_in_is_told_so() {
+    let silent = Silent::new();
+    let mut others = Vec::new();
+    for _ in 0..crate::MAX_LOGINS_PER_ADDRESS {
+        let (backend, address) = (silent.backend.clone(), [192, 0, 2, 1].into());
+        let password = tobj::Secret::new("x").unwrap();
+        tokio::spawn(async move { backend.login(tobj::Text::default(), password, address).await.map(drop) });
+        others.push(silent.listener.accept().await.unwrap());
+    }
+    let pipe = silent.pipe();
+    let mut stream = client(pipe.client, pipe.ca).await;
+    stream.write_all(LOGIN.concat().as_bytes()).await.unwrap();
+    let head = head(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 429") && head.contains("retry-after: 5\r\n"), "{head}");
+    assert_at(pipe.start, Duration::ZERO);
 }

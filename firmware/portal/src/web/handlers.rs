@@ -10,9 +10,16 @@ use axum::extract::{Form, Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Redirect, Response};
+use daemon::RateLimit;
 use serde::Deserialize;
 use std::sync::Arc;
 use tobj::{Fault, LeaseKind, Name, RequestTag, Secret, Text};
+use tokio::time::Instant;
+
+/// Most lines a minute about customers who were refused; anybody can cause them.
+const REFUSALS_SAID: u32 = 60;
+/// Those lines.
+static REFUSED: RateLimit = RateLimit::new(REFUSALS_SAID);
 
 /// What the login form sends.
 #[derive(Deserialize)]
@@ -71,13 +78,14 @@ fn explain(error: &BackendError, client: &Client) -> Problem {
             (_, Fault::Unavailable | Busy) => Problem::Unavailable,
         },
         BackendError::Transport { .. } | BackendError::Late { .. } => Problem::Unavailable,
-        BackendError::Nonsense { .. } | BackendError::Random(_) => Problem::Internal,
+        BackendError::TooManyLogins => Problem::Crowded,
+        BackendError::Nonsense { .. } | BackendError::Random(_) | BackendError::Lost(_) => Problem::Internal,
     };
     let (address, reason) = (client.0, daemon::report(error));
     if problem.status().is_server_error() {
         tracing::warn!(%address, "a customer could not be served: {reason}");
-    } else {
-        tracing::info!(%address, "a customer was refused: {reason}");
+    } else if let Some(suppressed) = REFUSED.pass(Instant::now()) {
+        tracing::info!(%address, suppressed, "a customer was refused: {reason}");
     }
     problem
 }
@@ -113,9 +121,8 @@ pub(super) async fn login(
     if user.as_str().is_empty() || password.expose().is_empty() {
         return Err(Problem::WrongLogin);
     }
-    let address = Text::lossy(&client.0.to_string());
     let (session, expires) =
-        app.backend.login(user, password, address).await.map_err(|error| explain(&error, &client))?;
+        app.backend.login(user, password, client.0).await.map_err(|error| explain(&error, &client))?;
     tracing::info!(customer = %session.customer, address = %client.0, "login");
     let mut response = match format {
         Format::Page => Redirect::to("/downloads").into_response(),

@@ -15,6 +15,8 @@ pub(crate) enum Problem {
     WrongLogin,
     /// Too many tries.
     SlowDown,
+    /// Too many others log in.
+    Crowded,
     /// There is no session; not worth a message.
     NotSignedIn,
     /// The session has ended.
@@ -59,7 +61,7 @@ impl Problem {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::WrongLogin | Self::NotSignedIn | Self::Expired => StatusCode::UNAUTHORIZED,
-            Self::SlowDown => StatusCode::TOO_MANY_REQUESTS,
+            Self::SlowDown | Self::Crowded => StatusCode::TOO_MANY_REQUESTS,
             Self::ForeignForm | Self::Refused => StatusCode::FORBIDDEN,
             Self::Invalid => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -76,6 +78,7 @@ impl Problem {
         match self {
             Self::WrongLogin => "wrong-login",
             Self::SlowDown => "slow-down",
+            Self::Crowded => "too-many-logins",
             Self::NotSignedIn => "not-signed-in",
             Self::Expired => "session-expired",
             Self::ForeignForm => "foreign-form",
@@ -93,7 +96,7 @@ impl Problem {
 
     pub(crate) fn title(self) -> &'static str {
         match self {
-            Self::WrongLogin | Self::SlowDown | Self::NotSignedIn | Self::Expired => "Log in",
+            Self::WrongLogin | Self::SlowDown | Self::Crowded | Self::NotSignedIn | Self::Expired => "Log in",
             Self::ForeignForm => "Please try again",
             Self::Refused => "Not available to you",
             Self::Invalid | Self::Method | Self::TooLarge | Self::TooSlow => "Request not understood",
@@ -107,6 +110,7 @@ impl Problem {
         match self {
             Self::WrongLogin => "The name or the password is wrong.",
             Self::SlowDown => "There were too many tries. Please wait a moment, then try again.",
+            Self::Crowded => "Too many logins are under way at the moment. Please wait a moment, then try again.",
             Self::NotSignedIn => "Please log in.",
             Self::Expired => "Your session has ended. Please log in again.",
             Self::ForeignForm => "This form is out of date or does not come from this site. Nothing was done.",
@@ -124,7 +128,7 @@ impl Problem {
 
     /// Whether the answer is the login form with a message.
     fn shows_login(self) -> bool {
-        matches!(self, Self::WrongLogin | Self::SlowDown | Self::Expired)
+        matches!(self, Self::WrongLogin | Self::SlowDown | Self::Crowded | Self::Expired)
     }
 
     /// The whole answer.
@@ -139,7 +143,7 @@ impl Problem {
         };
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        if matches!(self, Self::SlowDown | Self::NotThere | Self::Unavailable) {
+        if matches!(self, Self::SlowDown | Self::Crowded | Self::NotThere | Self::Unavailable) {
             headers.insert(RETRY_AFTER, RETRY_SECONDS);
         }
         if self == Self::Expired
