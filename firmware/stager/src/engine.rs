@@ -41,6 +41,8 @@ pub use transfers::{Access, Begin};
 pub(crate) use transfers::{COMPLETE, End, end as transfers_end, find, may_start};
 pub use work::{Answer, Grace, Refusal, Rules, Work};
 
+use objects::Stalled;
+
 /// Longest time that a record which nobody waits for rides without a commit.
 pub const RIDE: Duration = Duration::from_millis(200);
 /// Longest time that a batch waits for others to join it, when the one before had at least twice as many.
@@ -81,6 +83,8 @@ pub(crate) enum Step {
     Relink {
         place: Place,
         sha256: Sha256,
+        /// Behind which lease to go on if it is refused.
+        after: Option<Id>,
     },
     Quarantine {
         sha256: Sha256,
@@ -142,6 +146,7 @@ pub struct Handle {
     running: Arc<AtomicBool>,
     unlinked: Arc<Mutex<Option<String>>>,
     receiving: Arc<Mutex<HashSet<Sha256>>>,
+    stalled: Arc<Mutex<Stalled>>,
 }
 
 impl Handle {
@@ -153,6 +158,11 @@ impl Handle {
     /// Why the file system did not take the last link, if so, and what to do then.
     pub fn unlinked(&self) -> Option<String> {
         lock(&self.unlinked).clone()
+    }
+
+    /// What keeps objects that were put in again from being served, if anything.
+    pub fn stalled(&self) -> Option<String> {
+        lock(&self.stalled).why()
     }
 
     /// Takes note that an upload is coming in, which the sweep leaves alone until [`Handle::received`]. False if it is already.
@@ -228,6 +238,7 @@ pub struct Engine {
     unlinked: Arc<Mutex<Option<String>>>,
     /// Uploads that are coming in.
     receiving: Arc<Mutex<HashSet<Sha256>>>,
+    stalled: Arc<Mutex<Stalled>>,
     marks: BTreeMap<Id, Mark>,
     riders: Vec<Work>,
     /// What the last round left to be done soon.
@@ -257,7 +268,7 @@ impl Engine {
         let settled = Arc::<Mutex<HashMap<Id, Settled>>>::default();
         let committed = Arc::new(Notify::new());
         let running = Arc::new(AtomicBool::new(true));
-        let (unlinked, receiving) = (Arc::default(), Arc::default());
+        let (unlinked, receiving, stalled) = (Arc::default(), Arc::default(), Arc::default());
         let handle = Handle {
             queue: sender,
             settled: Arc::clone(&settled),
@@ -265,6 +276,7 @@ impl Engine {
             running: Arc::clone(&running),
             unlinked: Arc::clone(&unlinked),
             receiving: Arc::clone(&receiving),
+            stalled: Arc::clone(&stalled),
         };
         let mut engine = Self {
             ledger,
@@ -276,6 +288,7 @@ impl Engine {
             committed,
             unlinked,
             receiving,
+            stalled,
             marks: BTreeMap::new(),
             riders: Vec::new(),
             follow: VecDeque::new(),
@@ -401,13 +414,23 @@ impl Engine {
             send(answer, held);
         }
         let mut batch = Batch::default();
+        let mut stalled = HashSet::new();
         for step in rider_steps {
-            // Those that nobody asked for remove; that does not get refused.
-            let _ = self.apply(step, &mut batch)?;
+            // Of those that nobody asked for, most remove, which does not get refused. An object whose links are refused waits.
+            let healing = if let Step::Relink { sha256, .. } = &step { Some(*sha256) } else { None };
+            if healing.is_some_and(|sha256| stalled.contains(&sha256)) {
+                continue;
+            }
+            if self.apply(step, &mut batch)?.is_err() {
+                stalled.extend(healing);
+            }
         }
+        follow.retain(|work| work.heals().is_none_or(|sha256| !stalled.contains(&sha256)));
         let mut done = Vec::with_capacity(plans.len());
         for (plan, answer) in plans.into_iter().zip(answers) {
-            follow.extend(plan.follow);
+            for work in plan.follow {
+                self.queue(&mut follow, work);
+            }
             let mut outcome = plan.answer;
             let mut failed = false;
             for step in plan.steps {
@@ -429,6 +452,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Has something done soon. The links of an object that was put in again are made by one at a time: the last one to begin.
+    fn queue(&self, follow: &mut Vec<Work>, work: Work) {
+        if let Work::Heal { sha256, after: None } = work {
+            follow.retain(|other| other.heals() != Some(sha256));
+            lock(&self.stalled).tried(sha256);
+        }
+        follow.push(work);
+    }
+
     /// Whether there is too little space for more leases and records. A file system that does not say is not full.
     fn is_full(&self) -> bool {
         self.tree.space().is_ok_and(|(free, _)| free < self.rules.reserve)
@@ -444,17 +476,22 @@ impl Engine {
                 self.tree.unlink(&place, batch)?;
                 (lease, Mark::Unlinked, Ok(()))
             }
-            Step::Relink { place, sha256 } => {
-                self.tree.relink(&place, sha256, batch)?;
-                return Ok(Ok(()));
-            }
+            Step::Relink { place, sha256, after } => match self.tree.relink(&place, sha256, batch) {
+                Ok(()) => return Ok(Ok(())),
+                Err(error @ (TreeError::Io { .. } | TreeError::ReadOnly)) => return Err(error.into()),
+                Err(error) => {
+                    lock(&self.stalled).add(sha256, after, &error);
+                    return Ok(Err(Refusal::new(fault_of(&error), error.to_string())));
+                }
+            },
             Step::Quarantine { sha256, inode } => return Ok(Ok(self.tree.quarantine(sha256, inode, batch)?)),
             Step::DropQuarantined { sha256 } => return Ok(Ok(self.tree.drop_quarantined(sha256)?)),
             Step::DropUpload { sha256 } => {
-                // One that has begun since, from its first byte, has the same name; it is held off until this is done.
-                let receiving = lock(&self.receiving);
-                if !receiving.contains(&sha256) {
-                    self.tree.drop_incoming(&sha256.to_string())?;
+                // One that has begun since, from its first byte, has the same name; who begins meanwhile hears that it is busy.
+                if lock(&self.receiving).insert(sha256) {
+                    let dropped = self.tree.drop_incoming(&sha256.to_string());
+                    lock(&self.receiving).remove(&sha256);
+                    dropped?;
                 }
                 return Ok(Ok(()));
             }

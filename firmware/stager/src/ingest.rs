@@ -145,16 +145,19 @@ impl Intake {
         by: &str,
         literal: &mut (dyn AsyncRead + Send + Unpin),
     ) -> Answer {
-        let promise = self.promise(length)?;
         let name = Id::random().map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
-        let file = self.tree.incoming(name).map_err(|error| self.broken(&error))?;
+        let begin = move |this: &Self| {
+            let promise = this.promise(length)?;
+            Ok((promise, this.tree.incoming(name).map_err(|error| this.broken(&error))?))
+        };
+        let (promise, file) = self.blocking(begin).await?;
         let label = name.to_string();
         let (incoming, arrived) = self.receive(fresh(file), length, promise, None, literal).await?;
         let checked = arrived.and_then(|()| check(&incoming, expected));
         match checked {
-            Ok(sha256) => self.store(&label, incoming, sha256, by).await,
+            Ok(sha256) => self.store(label, incoming, sha256, by).await,
             Err(refusal) => {
-                self.drop_file(&label);
+                self.drop_file(label, Some(incoming)).await?;
                 Err(refusal)
             }
         }
@@ -173,13 +176,13 @@ impl Intake {
         let offset = match upload {
             Some(upload) if upload.size == size => upload.durable,
             Some(_) => {
-                self.forget(sha256).await?;
+                self.forget(sha256, None).await?;
                 0
             }
             None => 0,
         };
         drop(claim);
-        self.promise(size - offset).map(drop)?;
+        self.blocking(move |this| this.promise(size - offset).map(drop)).await?;
         Ok(Reply::Upload { offset })
     }
 
@@ -212,9 +215,9 @@ impl Intake {
                 format!("{there} bytes are there, not {offset}; go on from there"),
             ));
         }
-        let promise = self.promise(length)?;
+        let promise = self.blocking(move |this| this.promise(length)).await?;
         if offset == 0 && begun {
-            self.forget(sha256).await?;
+            self.forget(sha256, None).await?;
         }
         let hasher = match &upload {
             None => Some(Hasher::new()),
@@ -224,51 +227,59 @@ impl Intake {
                 restore(&upload.hash)
             }
         };
-        let (Some(hasher), Ok(file)) = (hasher, self.tree.upload(sha256, offset)) else {
-            self.forget(sha256).await?;
+        let file = self.blocking(move |this| Ok(this.tree.upload(sha256, offset).ok())).await?;
+        let (Some(hasher), Some(file)) = (hasher, file) else {
+            self.forget(sha256, None).await?;
             return Err(Refusal::new(Fault::Invalid, "what was there of the object cannot be used; begin anew"));
         };
         let incoming = Incoming { file, hasher, size: offset, spoiled: false };
         let (mut incoming, arrived) = self.receive(incoming, length, promise, Some((sha256, size)), literal).await?;
         if let Err(refusal) = arrived {
-            if incoming.spoiled {
-                return Err(refusal);
-            }
             // What has come so far is kept for the next try.
-            let this = self.clone();
-            let kept = tokio::task::spawn_blocking(move || this.checkpoint(&mut incoming, sha256, size, true));
-            match kept.await {
-                Ok(Ok(())) => tracing::info!(%sha256, "an upload broke off; what came of it is kept"),
-                Ok(Err(why)) => tracing::warn!(%sha256, %why, "an upload broke off; what came of it may be lost"),
-                Err(error) => tracing::warn!(%sha256, %error, "an upload broke off; what came of it may be lost"),
+            let keep = move |this: &Self| match incoming.spoiled {
+                true => Ok(false),
+                false => this.checkpoint(&mut incoming, sha256, size, true).map(|()| true),
+            };
+            match self.blocking(keep).await {
+                Ok(true) => tracing::info!(%sha256, "an upload broke off; what came of it is kept"),
+                Ok(false) => {} // it was told what is wrong with the disk
+                Err(why) => tracing::warn!(%sha256, %why, "an upload broke off; what came of it may be lost"),
             }
             return Err(refusal);
         }
         match check(&incoming, Some(sha256)) {
-            Ok(sha256) => self.store(&sha256.to_string(), incoming, sha256, by).await,
+            Ok(sha256) => self.store(sha256.to_string(), incoming, sha256, by).await,
             Err(refusal) => {
-                self.forget(sha256).await?;
+                self.forget(sha256, Some(incoming)).await?;
                 Err(refusal)
             }
         }
     }
 
+    /// Does what has to wait for the disk where it holds up nobody: a runtime that hangs with it is taken for dead.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let this = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&this)).await;
+        done.unwrap_or_else(|error| Err(Refusal::new(Fault::Unavailable, error.to_string())))
+    }
+
     /// The size of an object that is there and good, and what is there of an upload.
     async fn known(&self, sha256: Sha256) -> Result<(Option<u64>, Option<Upload>), Refusal> {
-        let ledger = self.ledger.clone();
-        let look = tokio::task::spawn_blocking(move || {
-            let read = ledger.read()?;
-            let object = read.object(sha256)?.filter(|object| object.state == ObjectState::Good);
-            Ok::<_, LedgerError>((object.map(|object| object.size), read.upload(sha256)?))
-        });
-        let (object, upload) = match look.await {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => return Err(Refusal::new(Fault::Unavailable, daemon::report(&error))),
-            Err(error) => return Err(Refusal::new(Fault::Unavailable, error.to_string())),
+        let look = move |this: &Self| {
+            let look = || {
+                let read = this.ledger.read()?;
+                let object = read.object(sha256)?.filter(|object| object.state == ObjectState::Good);
+                Ok::<_, LedgerError>((object.map(|object| object.size), read.upload(sha256)?))
+            };
+            let (object, upload) = look().map_err(|error| Refusal::new(Fault::Unavailable, daemon::report(&error)))?;
+            // An object whose file is gone is not there, whatever the ledger says: it can be put in again.
+            let file = this.tree.object(sha256).map_err(|error| this.broken(&error))?;
+            Ok((object.filter(|size| file.is_some_and(|file| file.size == *size)), upload))
         };
-        // An object whose file is gone is not there, whatever the ledger says: it can be put in again.
-        let file = self.tree.object(sha256).map_err(|error| self.broken(&error))?;
-        Ok((object.filter(|size| file.is_some_and(|file| file.size == *size)), upload))
+        self.blocking(look).await
     }
 
     fn claim(&self, sha256: Sha256) -> Result<Claim, Refusal> {
@@ -278,6 +289,7 @@ impl Intake {
         Ok(Claim { engine: self.engine.clone(), sha256 })
     }
 
+    /// Asks the disk: see [`Intake::blocking`].
     fn promise(&self, bytes: u64) -> Result<Promise, Refusal> {
         let (free, _) = self.tree.space().map_err(|error| self.broken(&error))?;
         let mut shared = lock(&self.shared);
@@ -362,37 +374,37 @@ impl Intake {
     }
 
     /// Gives a whole file its place.
-    async fn store(&self, label: &str, incoming: Incoming, sha256: Sha256, by: &str) -> Answer {
-        let (tree, label, size) = (self.tree.clone(), label.to_owned(), incoming.size);
-        let kept = tokio::task::spawn_blocking(move || {
-            let kept = tree.keep(&label, &incoming.file, sha256);
+    async fn store(&self, label: String, incoming: Incoming, sha256: Sha256, by: &str) -> Answer {
+        let size = incoming.size;
+        let keep = move |this: &Self| {
+            let kept = this.tree.keep(&label, &incoming.file, sha256);
             if kept.is_err() {
-                let _ = tree.drop_incoming(&label); // the first failure is the one to tell
+                let _ = this.tree.drop_incoming(&label); // the first failure is the one to tell
             }
-            kept
-        });
-        let fresh = match kept.await {
-            Ok(Ok(fresh)) => fresh,
-            Ok(Err(error)) => return Err(self.broken(&error)),
-            Err(error) => return Err(Refusal::new(Fault::Unavailable, error.to_string())),
+            kept.map_err(|error| this.broken(&error))
         };
+        let fresh = self.blocking(keep).await?;
         lock(&self.shared).failure = None;
         hit(Point::BeforeStore);
         self.engine.ask(Work::Store { sha256, size, fresh, by: by.to_owned() }).await
     }
 
-    /// Drops an upload.
-    async fn forget(&self, sha256: Sha256) -> Result<(), Refusal> {
+    /// Drops an upload, with its file where that is open.
+    async fn forget(&self, sha256: Sha256, open: Option<Incoming>) -> Result<(), Refusal> {
         // The row first: without it, start-up removes the file.
         self.engine.ask(Work::Upload { sha256, upload: None }).await?;
-        self.drop_file(&sha256.to_string());
-        Ok(())
+        self.drop_file(sha256.to_string(), open).await
     }
 
-    fn drop_file(&self, label: &str) {
-        if let Err(error) = self.tree.drop_incoming(label) {
-            tracing::warn!("what came in could not be removed: {}", daemon::report(&error));
-        }
+    async fn drop_file(&self, label: String, open: Option<Incoming>) -> Result<(), Refusal> {
+        let remove = move |this: &Self| {
+            if let Err(error) = this.tree.drop_incoming(&label) {
+                tracing::warn!("what came in could not be removed: {}", daemon::report(&error));
+            }
+            drop(open); // here too: the last to close it gives its space back
+            Ok(())
+        };
+        self.blocking(remove).await
     }
 
     fn unwritable(&self, error: &io::Error) -> Refusal {

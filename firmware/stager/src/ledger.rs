@@ -14,7 +14,7 @@
 //! | `withdrawn` | (customer, number) | [`Withdrawn`](crate::rows::Withdrawn): rights that were taken away lately |
 //! | `grants` | (use-by, id) | [`UsedGrant`](crate::rows::UsedGrant); both are in the signed token, and by the time they can be forgotten in order |
 //! | `transfers` | number | [`Transfer`](crate::rows::Transfer) that has not ended |
-//! | `outbox` | audit number | [`Event`](crate::rows::Event) that the database has not acknowledged |
+//! | `outbox` | audit number less [`Number::Others`] | [`Event`](crate::rows::Event) that the database has not acknowledged |
 //!
 //! Every change is one transaction of [`Ledger::write`], durable when it returns; `paths`, `due` and `holders` follow `leases` by
 //! themselves.
@@ -100,6 +100,8 @@ pub enum Number {
     FoldedLogins,
     /// Requests to stage, the same.
     FoldedStagings,
+    /// How many audit records the database had of the ledger before this one: the first of this one's follows them.
+    Others,
     /// 1 in a ledger that is new, until the first of its audit records may be sent: see [`crate::outbox`].
     Unsent,
     /// What the records of this ledger's log have in front, so that they are not taken for those of another.
@@ -120,6 +122,7 @@ impl Number {
             Self::PassBegan => "pass-began",
             Self::FoldedLogins => "folded-logins",
             Self::FoldedStagings => "folded-stagings",
+            Self::Others => "others",
             Self::Unsent => "unsent",
             Self::Mark => "mark",
             Self::Held => "held",

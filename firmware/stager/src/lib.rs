@@ -6,7 +6,8 @@
 //! - [`ledger`]: what is leased, what was used, what the database has still to be told; a redb file with a log in front.
 //! - [`engine`]: the one writer of both, with the order of durable steps. [`reconcile`]: what start-up does with what it finds.
 //! - [`grants`]: what the database signed. [`ingest`]: how objects come in. [`service`]: what commlinkd brings.
-//! - [`verify`]: reads objects again, in the background. `down`: what is answered while the disk does not work.
+//! - [`verify`]: reads objects again, in the background. `down`: what is answered while the disk does not work. [`starting`]: what
+//!   the service manager hears until then.
 //! - [`logins`], [`throttle`], [`sessions`]: the ftp daemon's side; `entitled`: what a login has staged.
 //! - [`outbox`], [`revocations`], [`database`], [`clock`]: the other side, to and from the database.
 //!
@@ -19,7 +20,7 @@
 //! between two steps leaves ([`engine`]), and what start-up makes of that ([`reconcile`]). Which time is believed: [`clock`].
 //!
 //! A failure of the disk: the request is refused as `UNAVAILABLE`. Where it is clear that nothing was done (no space, too many links,
-//! another file at the path), that is taken back and work goes on. Where it is not (`EIO`, `EROFS`, a commit or a sync that failed),
+//! another file at the path), that is taken back and work goes on; what nobody asked for is tried again with the sweep. Where it is not (`EIO`, `EROFS`, a commit or a sync that failed),
 //! the writer ends, `status` says what failed, everything is refused, and ledger and tree are opened and reconciled anew until that
 //! works ([`run`]).
 //!
@@ -54,6 +55,7 @@ pub mod rows;
 mod server;
 pub mod service;
 pub mod sessions;
+pub mod starting;
 #[cfg(test)]
 mod testkit;
 pub mod throttle;

@@ -23,6 +23,7 @@ use crate::engine::{End, EngineError, Grace, give_back, remove_lease, transfers_
 use crate::killpoint::{Point, hit};
 use crate::ledger::{Ledger, LedgerError, Number};
 use crate::rows::{Event, Lease, Object, State};
+use crate::starting::Advance;
 use crate::tree::{Batch, Place, Tree, TreeError};
 use links::Links;
 use std::collections::HashMap;
@@ -43,27 +44,35 @@ enum Todo {
     Relink { foreign: bool },
 }
 
-/// Makes ledger and tree agree.
+/// Makes ledger and tree agree; `advance` hears of each name, lease and object that was looked at.
 ///
 /// # Errors
 /// [`EngineError`] when either cannot be read or changed.
-pub fn reconcile(ledger: &Ledger, tree: &Tree, grace: Grace, now: Now) -> Result<Report, EngineError> {
+pub fn reconcile(
+    ledger: &Ledger,
+    tree: &Tree,
+    grace: Grace,
+    now: Now,
+    advance: Advance<'_>,
+) -> Result<Report, EngineError> {
     let begun = Instant::now();
     let mut report = Report::default();
     incoming(ledger, tree, &mut report)?;
-    let unfinished = storeroom(ledger, tree, now, &mut report)?;
+    advance();
+    let unfinished = storeroom(ledger, tree, now, advance, &mut report)?;
     for (sha256, _) in unfinished.iter().filter(|(_, state)| *state == ObjectState::Retiring) {
-        end_leases(ledger, *sha256, now)?;
+        end_leases(ledger, *sha256, now, advance)?;
     }
-    let links = Links::of(ledger, tree)?;
+    let links = Links::of(ledger, tree, advance)?;
     report.leases = links.len();
     // Before what is to be repaired: a stray name may stand where one of its directories belongs.
-    strays(tree, &links, &mut report)?;
+    strays(tree, &links, advance, &mut report)?;
     for ids in links.rest().chunks(CHUNK) {
-        repair(ledger, tree, now, ids, &mut report)?;
+        repair(ledger, tree, now, ids, advance, &mut report)?;
     }
     finish_objects(ledger, tree, &unfinished, &mut report)?;
     quarantined(ledger, tree, &mut report)?;
+    advance();
     report.interrupted = ledger.write(|txn| {
         let open = txn.open_transfers()?;
         // What the ledger knows of it is the best that is known.
@@ -101,7 +110,7 @@ fn incoming(ledger: &Ledger, tree: &Tree, report: &mut Report) -> Result<(), Eng
 }
 
 /// Ends all leases of an object that goes.
-fn end_leases(ledger: &Ledger, sha256: Sha256, now: Now) -> Result<(), EngineError> {
+fn end_leases(ledger: &Ledger, sha256: Sha256, now: Now, advance: Advance<'_>) -> Result<(), EngineError> {
     let mut after = None;
     loop {
         let ids = ledger.write(|txn| {
@@ -114,6 +123,7 @@ fn end_leases(ledger: &Ledger, sha256: Sha256, now: Now) -> Result<(), EngineErr
             }
             Ok::<_, LedgerError>(ids)
         })?;
+        advance();
         match ids.last() {
             Some(last) if ids.len() == CHUNK => after = Some(*last),
             _ => return Ok(()),
@@ -186,10 +196,12 @@ fn storeroom(
     ledger: &Ledger,
     tree: &Tree,
     now: Now,
+    advance: Advance<'_>,
     report: &mut Report,
 ) -> Result<Vec<(Sha256, ObjectState)>, EngineError> {
     let read = ledger.read()?;
     for (path, sha256) in tree.list_storeroom()? {
+        advance();
         let Some(sha256) = sha256 else {
             tracing::warn!(path, "the storeroom has a file whose name is not a hash; it is left alone");
             continue;
@@ -210,6 +222,7 @@ fn storeroom(
     }
     let (mut unfinished, mut batch) = (Vec::new(), Batch::default());
     for entry in ledger.read()?.objects(None)? {
+        advance();
         let (sha256, object) = entry?;
         let file = tree.object(sha256)?;
         match object.state {
@@ -246,11 +259,19 @@ fn examine(tree: &Tree, place: &Place, lease: &Lease) -> Result<Option<Todo>, Tr
     })
 }
 
-fn repair(ledger: &Ledger, tree: &Tree, now: Now, ids: &[Id], report: &mut Report) -> Result<(), EngineError> {
+fn repair(
+    ledger: &Ledger,
+    tree: &Tree,
+    now: Now,
+    ids: &[Id],
+    advance: Advance<'_>,
+    report: &mut Report,
+) -> Result<(), EngineError> {
     let mut batch = Batch::default();
     let mut outcome = Vec::new();
     let read = ledger.read()?;
     for &id in ids {
+        advance();
         let Some(lease) = read.lease(id)? else { continue };
         let place = Place::of(id, &lease);
         let Some(what) = examine(tree, &place, &lease)? else { continue };
@@ -313,9 +334,10 @@ fn repair(ledger: &Ledger, tree: &Tree, now: Now, ids: &[Id], report: &mut Repor
     Ok(())
 }
 
-fn strays(tree: &Tree, links: &Links, report: &mut Report) -> Result<(), EngineError> {
+fn strays(tree: &Tree, links: &Links, advance: Advance<'_>, report: &mut Report) -> Result<(), EngineError> {
     let (sender, strays) = channel();
     tree.walk(&|dir, name, inode| {
+        advance();
         if !links.meet(&format!("{dir}/{name}"), inode) {
             let _ = sender.send((dir.to_owned(), name.to_owned()));
         }
@@ -323,6 +345,7 @@ fn strays(tree: &Tree, links: &Links, report: &mut Report) -> Result<(), EngineE
     drop(sender);
     let mut batch = Batch::default();
     for (dir, name) in strays {
+        advance();
         tracing::warn!(dir, name, "a name that no lease explains is removed");
         if let Err(error) = tree.remove_stray(&dir, &name, &mut batch) {
             tracing::error!("it could not be removed: {}", daemon::report(&error));

@@ -59,7 +59,9 @@ impl Watch {
             let (_, _, now) = self.ask(u64::MAX, database::ANSWER).await?;
             self.clock.anchor(now);
         }
-        let after = self.ledger.read().and_then(|read| read.number(Number::Revocation));
+        let ledger = self.ledger.clone();
+        let read = move || ledger.read().and_then(|read| read.number(Number::Revocation));
+        let after = tokio::task::spawn_blocking(read).await.map_err(|error| error.to_string())?;
         let after = after.map_err(|error| daemon::report(&error))?;
         let (items, upto, now) = self.ask(after, ANSWER).await?;
         self.clock.anchor(now);

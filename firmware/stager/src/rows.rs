@@ -61,9 +61,26 @@ pub struct Withdrawn {
     pub version: Option<Name>,
     /// When, by the database's clock (seconds since 1970).
     pub at: u64,
+    /// Its number at the database.
+    #[serde(default)]
+    pub seq: u64,
+    /// The last audit record before it was noted here: what began after that was granted anew.
+    #[serde(default)]
+    pub record: u64,
 }
 
 impl Withdrawn {
+    /// Whether it is this one, told once more.
+    pub fn is(&self, other: &Self) -> bool {
+        let what = |row: &Self| (row.seq, row.at, row.product.clone(), row.version.clone());
+        what(self) == what(other)
+    }
+
+    /// Whether it ends a lease that began with this audit record.
+    pub fn ends(&self, begun: u64) -> bool {
+        begun <= self.record
+    }
+
     /// Whether it takes this away.
     pub fn covers(&self, product: &Name, version: &Name) -> bool {
         self.product.as_ref().is_none_or(|p| p == product) && self.version.as_ref().is_none_or(|v| v == version)
@@ -120,6 +137,9 @@ pub struct Lease {
     /// While it is pending: the grants that were used for it since, which are as unused if it comes to nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<PendingGrant>,
+    /// The audit record of the staging that it began with; those that renewed it do not count. 0 where that is not known.
+    #[serde(default)]
+    pub begun: u64,
 }
 
 /// A grant whose lease is pending.
@@ -405,6 +425,7 @@ pub(crate) mod tests {
             covered: Ranges::default(),
             secret: None,
             grants: Vec::new(),
+            begun: 0,
         }
     }
 
@@ -414,6 +435,7 @@ pub(crate) mod tests {
         one.secret = Some(Secret::new("s3cret").unwrap());
         one.covered.add(5, 9);
         one.grants = vec![PendingGrant { use_by: 7, id: [4; 16].into() }];
+        one.begun = 8;
         for state in [State::Pending, State::Active, State::Ending(5), State::Removing] {
             let one = Lease { state, ..one.clone() };
             let text = serde_json::to_string(&one).unwrap();

@@ -12,6 +12,7 @@ use crate::reconcile::{Report, reconcile};
 use crate::revocations::{self, Watch};
 use crate::service::Stager;
 use crate::sessions::{PerCustomer, Sessions};
+use crate::starting::{Advance, Starting};
 use crate::throttle::Throttle;
 use crate::tree::{Tree, TreeError};
 use crate::{down, engine::Work, outbox, verify};
@@ -125,7 +126,7 @@ impl Bound {
 /// The daemon: reads its configuration, binds its sockets, serves until the shutdown.
 ///
 /// A failure of the disk does not end it: it says so to whoever asks for its status, refuses everything else, and opens everything
-/// anew until that works.
+/// anew until that works. It waits for that without end, also at the start: see [`crate::starting`].
 ///
 /// # Errors
 /// [`RunError`].
@@ -142,13 +143,15 @@ pub async fn start(config: &Path, shutdown: Shutdown) -> Result<(), RunError> {
 pub async fn run(config: &Config, shutdown: Shutdown) -> Result<(), RunError> {
     let bound = Bound::new(config)?;
     let (mut why, mut pause) = ("starting: what is on the disk is being looked at".to_owned(), RETRY);
+    let starting = Arc::new(Starting::new());
     loop {
-        let for_opening = config.clone();
-        let opening = tokio::task::spawn_blocking(move || Storage::open(&for_opening));
+        let (for_opening, advance) = (config.clone(), starting.clone());
+        let opening = tokio::task::spawn_blocking(move || Storage::open(&for_opening, &|| advance.advance()));
         let Some(opened) = down::until(&bound, &config.name, why, &shutdown, opening).await? else { return Ok(()) };
         let served = match opened.map_err(|_| RunError::Task)? {
             Ok(storage) => {
                 pause = RETRY;
+                starting.over();
                 serve(config, storage, bound.sockets()?, shutdown.clone()).await
             }
             Err(error) => Err(error),
@@ -157,6 +160,8 @@ pub async fn run(config: &Config, shutdown: Shutdown) -> Result<(), RunError> {
             Err(error) if error.is_of_the_disk() && !shutdown.started() => daemon::report(&error),
             other => return other,
         };
+        // A disk that says what is wrong with it may yet work.
+        starting.advance();
         tracing::error!("{why}; it is tried again in {} s", pause.as_secs());
         let waited = tokio::time::sleep(pause);
         if down::until(&bound, &config.name, why.clone(), &shutdown, waited).await?.is_none() {
@@ -186,18 +191,18 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Opens tree and ledger and repairs what the last run left undone.
+    /// Opens tree and ledger and repairs what the last run left undone; `advance` hears how that gets on.
     ///
     /// # Errors
     /// [`RunError`]; nothing is made anew in place of what is there.
-    pub fn open(config: &Config) -> Result<Self, RunError> {
+    pub fn open(config: &Config, advance: Advance<'_>) -> Result<Self, RunError> {
         let wrong = |source| RunError::Tree { path: config.root.clone(), source };
         let tree = Arc::new(Tree::open(&config.root).map_err(wrong)?);
         let empty = tree.is_empty().map_err(wrong)?;
         let sizes = Sizes { cache: config.ledger_cache_bytes, log: config.ledger_log_bytes };
         let ledger = Ledger::open(&config.root, &tree.incoming_path(), empty, sizes)?;
         let clock = Clock::new(Arc::new(System), ledger.read()?.number(Number::Clock)?);
-        let found = reconcile(&ledger, &tree, grace(config), clock.now())?;
+        let found = reconcile(&ledger, &tree, grace(config), clock.now(), advance)?;
         tracing::info!("ledger and tree agree: {found}");
         Ok(Self { tree, ledger: Arc::new(ledger), clock, found })
     }
@@ -240,6 +245,7 @@ pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown
     let (trigger, end) = Shutdown::manual();
     let trouble = outbox::Trouble::default();
     let mut tasks = JoinSet::new();
+    let left;
     {
         let (ledger, database, engine, end) = (ledger.clone(), database.clone(), engine.clone(), end.clone());
         let outbox = outbox::Outbox { ledger, database, engine, trouble: trouble.clone() };
@@ -268,8 +274,12 @@ pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown
         let parts =
             verify::Parts { tree: tree.clone(), ledger: ledger.clone(), engine: engine.clone(), clock: clock.clone() };
         let pace = verify::Pace { bytes_per_second: config.verify_bytes_per_second, days: config.verify_days };
-        verify::begin_if_ordered(&tree, &engine).await;
+        let (for_order, for_verify) = (tree.clone(), engine.clone());
+        let order = tokio::task::spawn_blocking(move || verify::begin_if_ordered(&for_order, &for_verify));
+        order.await.map_err(|_| RunError::Task)?;
         let verify = verify::Verifier::start(parts, pace).map_err(|_| RunError::Engine(EngineError::Thread))?;
+        let verify = Arc::new(verify);
+        left = (verify.clone(), ledger.clone(), sessions.clone());
         let service = Stager {
             name,
             verifier,
@@ -308,6 +318,8 @@ pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown
         Some(outcome) => outcome,
         None => ended.await,
     };
+    // The last to let go of these waits for a disk that hangs.
+    tokio::task::spawn_blocking(move || drop(left)).await.map_err(|_| RunError::Task)?;
     let written = outcome.map_err(|_| EngineError::Thread).flatten();
     early.and(late).and(written.map_err(RunError::from))
 }

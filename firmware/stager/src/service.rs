@@ -34,7 +34,7 @@ pub struct Stager {
     /// Takes objects in.
     pub intake: Intake,
     /// Reads them again.
-    pub verify: verify::Verifier,
+    pub verify: Arc<verify::Verifier>,
     /// Files.
     pub tree: Arc<Tree>,
     /// What is leased.
@@ -188,27 +188,30 @@ impl Stager {
     }
 
     async fn show(&self, id: Id) -> Result<Reply> {
-        let settled = self.engine.settled(id);
-        let lease = self.ledger.read()?.lease(id)?;
-        let Some(lease) = lease.filter(|lease| lease.state != State::Removing && settled != Some(Settled::Gone)) else {
-            return refused(Fault::NotFound, "there is no such lease");
+        let (ledger, tree, settled) = (self.ledger.clone(), self.tree.clone(), self.engine.settled(id));
+        let look = move || {
+            let lease = ledger.read()?.lease(id)?;
+            let lease = lease.filter(|lease| lease.state != State::Removing && settled != Some(Settled::Gone));
+            let Some(lease) = lease else { return refused(Fault::NotFound, "there is no such lease") };
+            let link = match (tree.look(&Place::of(id, &lease))?, tree.object(lease.sha256)?) {
+                (Some(link), Some(object)) => Some(LinkInfo {
+                    inode: link.inode,
+                    storeroom_inode: object.inode,
+                    links: link.links,
+                    device: link.device,
+                    filesystem: Text::lossy(&tree.file_system()?),
+                }),
+                _ => None,
+            };
+            Ok(Reply::Lease { lease: as_settled(lease.info(id), settled), link })
         };
-        let link = match (self.tree.look(&Place::of(id, &lease))?, self.tree.object(lease.sha256)?) {
-            (Some(link), Some(object)) => Some(LinkInfo {
-                inode: link.inode,
-                storeroom_inode: object.inode,
-                links: link.links,
-                device: link.device,
-                filesystem: Text::lossy(&self.tree.file_system()?),
-            }),
-            _ => None,
-        };
-        Ok(Reply::Lease { lease: as_settled(lease.info(id), settled), link })
+        tokio::task::spawn_blocking(look).await?
     }
 
     async fn status(&self) -> Result<Reply> {
-        let ledger = self.ledger.clone();
-        let looked = tokio::task::spawn_blocking(move || Look::at(&ledger)).await?;
+        let (ledger, tree) = (self.ledger.clone(), self.tree.clone());
+        let look = tokio::task::spawn_blocking(move || (Look::at(&ledger), Disk::at(&tree)));
+        let (looked, disk) = look.await?;
         let mut checks =
             vec![check("start-up", self.found.missing.is_empty() && self.found.broken == 0, self.found.to_string())];
         match &looked {
@@ -222,11 +225,14 @@ impl Stager {
                     Some(why) => check("outbox", false, format!("{why}; {backlog}")),
                     None => check("outbox", look.outbox < BACKLOG, backlog),
                 });
-                checks.push(check("objects", look.damaged == 0, look.objects(self.verify.doing().is_some())));
+                let (stalled, objects) = (self.engine.stalled(), look.objects(self.verify.doing().is_some()));
+                let healthy = look.damaged == 0 && stalled.is_none();
+                let stalled = stalled.map_or_else(String::new, |why| format!("; {why}"));
+                checks.push(check("objects", healthy, objects + &stalled));
             }
             Err(error) => checks.push(check("ledger", false, daemon::report(error))),
         }
-        checks.push(self.storeroom());
+        checks.push(self.storeroom(disk));
         checks.push(match self.engine.unlinked() {
             Some(why) => check("staging", false, why),
             None => check("staging", true, "the last link was not refused".to_owned()),
@@ -241,17 +247,17 @@ impl Stager {
     }
 
     /// Whether the disk takes what there is to write.
-    fn storeroom(&self) -> Option<Check> {
-        let (space, read_only) = match (self.tree.space(), self.tree.is_read_only()) {
-            (Ok(space), Ok(read_only)) => (space, read_only),
-            (Err(error), _) | (_, Err(error)) => return check("storeroom", false, daemon::report(&error)),
+    fn storeroom(&self, disk: std::result::Result<Disk, TreeError>) -> Option<Check> {
+        let Disk { free, all, read_only } = match disk {
+            Ok(disk) => disk,
+            Err(error) => return check("storeroom", false, daemon::report(&error)),
         };
-        let ((free, all), least) = (space, self.floor);
+        let (is_low, least) = (free <= self.floor, self.floor);
         let free = format!("{free} of {all} bytes are free");
         match self.intake.failure() {
             _ if read_only => check("storeroom", false, "the file system is read-only".to_owned()),
             Some(why) => check("storeroom", false, format!("the last object could not be written: {why}; {free}")),
-            None if space.0 <= least => {
+            None if is_low => {
                 check("storeroom", false, format!("{free}; below {least}, no object comes in (min_free_bytes)"))
             }
             None => check("storeroom", true, free),
@@ -264,6 +270,21 @@ pub(crate) fn status_report(name: &Name, checks: Vec<Option<Check>>) -> Result<R
     let role = Name::new("download").or_else(|_| refused(Fault::Unavailable, "no role"))?;
     let (name, version) = (name.clone(), Text::lossy(env!("CARGO_PKG_VERSION")));
     Ok(Reply::StatusReport { name, role, version, checks: checks.into_iter().flatten().collect() })
+}
+
+/// What the file system has to tell of itself.
+struct Disk {
+    /// Bytes, as [`Tree::space`] has them.
+    free: u64,
+    all: u64,
+    read_only: bool,
+}
+
+impl Disk {
+    fn at(tree: &Tree) -> std::result::Result<Self, TreeError> {
+        let (free, all) = tree.space()?;
+        Ok(Self { free, all, read_only: tree.is_read_only()? })
+    }
 }
 
 /// What the ledger has to tell of itself.
@@ -370,7 +391,7 @@ mod tests {
             name: "download".parse().unwrap(),
             verifier: door.verifier.clone(),
             intake: Intake::new(tree.clone(), ledger.clone(), engine.clone(), 0),
-            verify: verify::Verifier::start(parts, verify::Pace { bytes_per_second: 0, days: 0 }).unwrap(),
+            verify: Arc::new(verify::Verifier::start(parts, verify::Pace { bytes_per_second: 0, days: 0 }).unwrap()),
             tree,
             ledger,
             engine,
@@ -408,6 +429,42 @@ mod tests {
         kit.lose_object();
         assert_eq!(kit.stage(3, &grant(3, OneTime)).unwrap_err().fault, Fault::NotFound);
         assert!(told().0);
+    }
+
+    #[test]
+    fn an_object_that_waits_for_links_is_told() {
+        let kit = Kit::new();
+        let (stager, runtime) = (stager(&kit), runtime());
+        kit.staged(1, OneTime);
+        let told = || {
+            let status = runtime.block_on(stager.status());
+            let Ok(Reply::StatusReport { checks, .. }) = status else { panic!("no status: {status:?}") };
+            let check = checks.into_iter().find(|check| check.name.as_str() == "objects").unwrap();
+            (check.healthy, check.detail.to_string())
+        };
+        kit.lose_object();
+        kit.object(crate::testkit::CONTENT);
+        kit.tree.faults().arm(Op::Link, 1, Errno::ENOSPC);
+        assert!(told().0);
+        let size = crate::testkit::CONTENT.len() as u64;
+        kit.ask(Work::Store { sha256: content(), size, fresh: true, by: "operator:eve".into() }).unwrap();
+        crate::testkit::eventually("it is told", || !told().0);
+        let detail = told().1;
+        assert!(detail.contains("wait for the links of their leases: the file system is full"), "{detail}");
+        kit.tree.faults().disarm();
+        kit.ask(Work::Sweep).unwrap();
+        crate::testkit::eventually("it is served", || told().0);
+    }
+
+    #[test]
+    fn a_disk_that_hangs_holds_up_nobody_else() {
+        use crate::testkit::on_a_disk_that_hangs;
+        let kit = Kit::new();
+        let (stager, lease) = (stager(&kit), kit.staged(1, OneTime));
+        let status = on_a_disk_that_hangs(&kit, stager.status());
+        assert!(matches!(status, Ok(Reply::StatusReport { .. })), "{status:?}");
+        let shown = on_a_disk_that_hangs(&kit, stager.show(lease));
+        assert!(matches!(shown, Ok(Reply::Lease { link: Some(_), .. })), "{shown:?}");
     }
 
     #[test]

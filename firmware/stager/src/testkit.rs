@@ -51,7 +51,7 @@ impl Kit {
         let ledger = Arc::new(Ledger::open(dir.path(), &tree.incoming_path(), empty, SIZES).unwrap());
         let time = Fake::at(NOW);
         let clock = Clock::new(time.clone(), 0);
-        let report = Report { milliseconds: 0, ..reconcile(&ledger, &tree, GRACE, clock.now()).unwrap() };
+        let report = Report { milliseconds: 0, ..reconcile(&ledger, &tree, GRACE, clock.now(), &|| {}).unwrap() };
         let (engine, ended) = Engine::start(ledger.clone(), tree.clone(), clock.clone(), RULES).unwrap();
         (Self { dir, tree, ledger, time, clock, engine, ended: Some(ended) }, report)
     }
@@ -166,6 +166,37 @@ fn like(grant: &Grant) -> Lease {
         file: grant.file.clone(),
         ..crate::rows::tests::lease(grant.kind)
     }
+}
+
+/// Asks for something on a disk that hangs: all that it does there waits for a while, and meanwhile its runtime has to go on.
+pub(crate) fn on_a_disk_that_hangs<T: Send>(kit: &Kit, asks: impl Future<Output = T> + Send) -> T {
+    let faults = kit.tree.faults();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let worker = runtime.handle().clone();
+    faults.hang();
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| runtime.block_on(asks));
+        let mut waits = 0;
+        let goes_on = loop {
+            eventually("it asks the disk, or is done", || faults.waiting() > 0 || asking.is_finished());
+            let (beat, beats) = std::sync::mpsc::channel();
+            worker.spawn(async move { beat.send(()) });
+            let until = std::time::Instant::now() + PATIENCE;
+            while !asking.is_finished() && beats.try_recv().is_err() && std::time::Instant::now() < until {
+                std::thread::yield_now();
+            }
+            if asking.is_finished() || std::time::Instant::now() >= until {
+                break asking.is_finished();
+            }
+            waits += 1;
+            faults.let_pass();
+        };
+        faults.disarm(); // also where it failed: nobody is left waiting
+        let answer = asking.join().unwrap();
+        assert!(goes_on, "the runtime itself waits for the disk, at {waits}");
+        assert!(waits > 0, "it asks nothing of the disk");
+        answer
+    })
 }
 
 /// Waits for a condition that another thread brings about; a test that waits in vain fails.

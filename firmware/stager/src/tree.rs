@@ -324,6 +324,7 @@ impl Tree {
     /// # Errors
     /// [`TreeError`].
     pub fn look(&self, place: &Place) -> Result<Option<Stat>> {
+        self.faults.wait();
         let path = place.path();
         found(stat(self.root.as_fd(), &path), &path)
     }
@@ -333,6 +334,7 @@ impl Tree {
     /// # Errors
     /// [`TreeError`].
     pub fn is_read_only(&self) -> Result<bool> {
+        self.faults.wait();
         let stat = nix::sys::statvfs::fstatvfs(&self.root).map_err(|e| TreeError::new("measure", &self.path, e))?;
         Ok(stat.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY))
     }
@@ -342,6 +344,7 @@ impl Tree {
     /// # Errors
     /// [`TreeError`].
     pub fn space(&self) -> Result<(u64, u64)> {
+        self.faults.wait();
         let stat = nix::sys::statvfs::fstatvfs(&self.root).map_err(|e| TreeError::new("measure", &self.path, e))?;
         let unit = stat.fragment_size();
         Ok((stat.blocks_available().saturating_mul(unit), stat.blocks().saturating_mul(unit)))
@@ -353,6 +356,7 @@ impl Tree {
     /// [`TreeError`].
     pub fn file_system(&self) -> Result<String> {
         use nix::sys::statfs::{self, fstatfs};
+        self.faults.wait();
         let kind = fstatfs(&self.root).map_err(|e| TreeError::new("measure", &self.path, e))?.filesystem_type();
         Ok(match kind {
             statfs::XFS_SUPER_MAGIC => "xfs".into(),

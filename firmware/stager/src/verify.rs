@@ -63,14 +63,14 @@ pub struct Verifier {
     doing: Arc<Mutex<Option<Sha256>>>,
 }
 
-/// Begins a pass if [`ORDER`] is there. What fails is tried again at the next start.
-pub async fn begin_if_ordered(tree: &Tree, engine: &Handle) {
+/// Begins a pass if [`ORDER`] is there. What fails is tried again at the next start. Waits for the disk.
+pub fn begin_if_ordered(tree: &Tree, engine: &Handle) {
     let order = tree.path().join(ORDER);
     if !order.exists() {
         return;
     }
     tracing::warn!("the disks may have changed what nobody wrote: every object is verified");
-    let begun = engine.ask(Work::Verify { sha256: None, by: "storage".into() }).await;
+    let begun = engine.ask_blocking(Work::Verify { sha256: None, by: "storage".into() });
     let done = begun.map_err(|refusal| refusal.to_string());
     if let Err(why) = done.and_then(|_| std::fs::remove_file(&order).map_err(|error| error.to_string())) {
         tracing::error!(why, "this could not be ordered");

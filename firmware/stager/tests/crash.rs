@@ -55,7 +55,8 @@ fn check(root: &Path, told: &Told, label: &str) -> Report {
     let ledger = Ledger::open(root, &tree.incoming_path(), tree.is_empty().unwrap(), SIZES);
     let ledger = ledger.unwrap_or_else(|e| panic!("{label}: {}", daemon::report(&e)));
     let now = Clock::new(Arc::new(System), 0).now();
-    let report = reconcile(&ledger, &tree, GRACE, now).unwrap_or_else(|e| panic!("{label}: {}", daemon::report(&e)));
+    let report =
+        reconcile(&ledger, &tree, GRACE, now, &|| {}).unwrap_or_else(|e| panic!("{label}: {}", daemon::report(&e)));
     agree(&tree, &ledger, told, label);
     assert_eq!((report.strays, report.relinked, report.broken, report.given_up), (0, 0, 0, 0), "{label}: {report:?}");
     assert!(report.missing.iter().all(|sha256| told.damaged.contains(sha256)), "{label}: {report:?}");
@@ -271,7 +272,7 @@ fn child() {
     let empty = tree.is_empty().unwrap();
     let ledger = Arc::new(Ledger::open(&root, &tree.incoming_path(), empty, SIZES).unwrap());
     let clock = Clock::new(Arc::new(System), 0);
-    reconcile(&ledger, &tree, GRACE, clock.now()).unwrap();
+    reconcile(&ledger, &tree, GRACE, clock.now(), &|| {}).unwrap();
     if what == "recover" {
         return;
     }
@@ -392,7 +393,7 @@ fn the_ledgers_disk_fails_at_any_sync() {
             disk.cut();
         }
         let ledger = Ledger::on_backends(disk.ledger(), disk.log(), SIZES.log).unwrap();
-        let report = reconcile(&ledger, &tree, GRACE, clock.now()).unwrap();
+        let report = reconcile(&ledger, &tree, GRACE, clock.now(), &|| {}).unwrap();
         assert_eq!((report.strays, report.relinked, report.broken), (0, 0, 0), "{label}: {report:?}");
         agree(&tree, &ledger, &told.into_inner().unwrap(), &label);
         if !failed {

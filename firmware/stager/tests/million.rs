@@ -58,7 +58,7 @@ fn open(root: &Path) -> (Arc<Tree>, Arc<Ledger>, Report, Duration) {
     let tree = Arc::new(Tree::open(root).unwrap());
     let ledger = Ledger::open(root, &tree.incoming_path(), tree.is_empty().unwrap(), SIZES).unwrap();
     let opened = begun.elapsed();
-    let report = reconcile(&ledger, &tree, GRACE, Clock::new(Arc::new(System), 0).now()).unwrap();
+    let report = reconcile(&ledger, &tree, GRACE, Clock::new(Arc::new(System), 0).now(), &|| {}).unwrap();
     (tree, Arc::new(ledger), report, opened)
 }
 

@@ -226,6 +226,43 @@ async fn a_tree_that_fails_is_told_and_opened_anew() {
     daemon.stop().await;
 }
 
+/// Waits until systemd would be told this, and nothing of `never` before.
+async fn systemd_hears(socket: &tokio::net::UnixDatagram, words: &str, never: &str) {
+    let heard = async {
+        let mut bytes = [0; 4096];
+        loop {
+            let count = socket.recv(&mut bytes).await.unwrap();
+            let lines = std::str::from_utf8(&bytes[..count]).unwrap();
+            assert!(lines.lines().all(|line| line != never), "{lines}");
+            if lines.lines().any(|line| line == words) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, heard).await.unwrap_or_else(|_| panic!("in vain: {words}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_for_its_disk_asks_for_time() {
+    let site = Site::new();
+    let (notify, aside) = (site.dir.path().join("notify.sock"), site.dir.path().join("aside"));
+    let socket = tokio::net::UnixDatagram::bind(&notify).unwrap();
+    std::fs::rename(site.root(), &aside).unwrap();
+    let _daemon = tokio::process::Command::new(env!("CARGO_BIN_EXE_stagerd"))
+        .arg("--config")
+        .arg(site.config_path())
+        .env("NOTIFY_SOCKET", &notify)
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let (more, ready) = (format!("EXTEND_TIMEOUT_USEC={}", stager::starting::STALL.as_micros()), "READY=1");
+    systemd_hears(&socket, &more, ready).await;
+    status_until(&Client::new(&site.config.socket), "it says that it is down", is_down).await;
+    std::fs::rename(&aside, site.root()).unwrap();
+    systemd_hears(&socket, ready, "STOPPING=1").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_a_person_is_not_tried_again() {
     let site = Site::new();

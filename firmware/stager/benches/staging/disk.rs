@@ -47,7 +47,7 @@ pub(crate) fn objects(root: &Path, sizes: &[(&'static str, u64)]) -> Vec<(&'stat
     // The stager makes a ledger only where there is nothing that one would explain.
     let (storeroom, aside) = (root.join("storeroom"), root.join("aside"));
     std::fs::rename(&storeroom, &aside).unwrap();
-    drop(stager::Storage::open(&empty(root)).unwrap());
+    drop(stager::Storage::open(&empty(root), &|| {}).unwrap());
     std::fs::remove_dir(&storeroom).unwrap();
     std::fs::rename(&aside, &storeroom).unwrap();
     made

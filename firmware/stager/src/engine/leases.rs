@@ -10,6 +10,8 @@ use tobj::{AuditEvent, Fault, Id, Revocation, Sha256};
 
 /// Most leases and grants that one sweep takes; the next one follows at once.
 pub(super) const SWEEP: usize = 256;
+/// Why a lease ends whose right was taken away.
+pub(super) const WITHDRAWN: &str = "withdrawn by the database";
 /// How long a withdrawal is kept in mind, in seconds: as long as a grant from before could still be used.
 pub(super) const MIND: u64 = crate::grants::MAX_LIFE + 2 * PLAUSIBLE;
 
@@ -82,20 +84,18 @@ pub(super) fn revoke(txn: &mut Txn<'_>, id: Id, by: &str, now: Now) -> Result<Pl
     }
 }
 
-/// Ends the next leases of withdrawn rights. The number stands for all of them: it is kept with the last.
+/// Ends the next leases of withdrawn rights, but for what was granted anew since the first of them ended. The number stands for all of
+/// them: it is kept with the last.
 pub(super) fn withdraw(txn: &mut Txn<'_>, items: &[Revocation], upto: u64, now: Now) -> Result<Plan, LedgerError> {
     let (mut plan, mut room) = (Plan::done(), SWEEP);
     for item in items {
-        let (product, version) = (item.product.as_ref(), item.version.as_ref());
-        let what = Withdrawn { product: item.product.clone(), version: item.version.clone(), at: item.at.0 };
-        txn.withdraw(item.customer.as_str(), &what, now.at.saturating_sub(MIND))?;
-        let (product, version) = (product.map(|p| p.as_str()), version.map(|v| v.as_str()));
-        let ids = txn.leases_of(item.customer.as_str(), product, version, room)?;
-        room -= ids.len();
-        for id in ids {
-            if let Some(lease) = txn.lease(id)?.filter(|lease| lease.state != State::Removing) {
-                remove(txn, id, lease, "withdrawn by the database", now, &mut plan.steps)?;
-            }
+        let (product, version) = (item.product.clone(), item.version.clone());
+        let what = Withdrawn { product, version, at: item.at.0, seq: item.seq, record: txn.last_logged()? };
+        let what = txn.withdraw(item.customer.as_str(), what, now.at.saturating_sub(MIND))?;
+        let ended = txn.ended_by(item.customer.as_str(), &what, room)?;
+        room -= ended.len();
+        for (id, lease) in ended {
+            remove(txn, id, lease, WITHDRAWN, now, &mut plan.steps)?;
         }
     }
     if room == 0 {

@@ -7,14 +7,16 @@
 //! | healing | put in again; links are made to it one after the other | nothing yet |
 //! | retiring | goes once the links have gone | nothing |
 //!
-//! A state is committed before the tree follows it, and left after it has: the start-up repairs what is between.
+//! A state is committed before the tree follows it, and left after it has: the start-up repairs what is between. An object goes on healing
+//! while a link is refused (no space, too many links): what would be served there is the damaged file.
 
 use super::leases::{SWEEP, remove};
 use super::{Plan, Step, Work};
 use crate::clock::Now;
 use crate::ledger::{LedgerError, Number, Txn};
 use crate::rows::{Event, Object, State};
-use crate::tree::Place;
+use crate::tree::{Place, TreeError};
+use std::collections::BTreeMap;
 use tobj::{AuditEvent, Fault, Id, ObjectState, Reply, Sha256};
 
 type Result<T> = std::result::Result<T, LedgerError>;
@@ -66,6 +68,57 @@ pub(super) fn store(
     Ok(plan)
 }
 
+/// Objects that are healing and do not get on.
+#[derive(Debug, Default)]
+pub(super) struct Stalled(BTreeMap<Sha256, Stall>);
+
+#[derive(Debug)]
+struct Stall {
+    /// Behind which lease to go on.
+    after: Option<Id>,
+    why: String,
+    /// Whether somebody is at it.
+    tried: bool,
+}
+
+impl Stalled {
+    /// A link was refused.
+    pub(super) fn add(&mut self, sha256: Sha256, after: Option<Id>, error: &TreeError) {
+        let what_to_do = super::remedy(error).unwrap_or("put it in again");
+        let why = format!("{error}; {what_to_do}");
+        self.0.insert(sha256, Stall { after, why, tried: false });
+    }
+
+    /// What is to be done so that they get on.
+    pub(super) fn try_again(&mut self) -> Vec<Work> {
+        let waiting = self.0.iter_mut().filter(|(_, stall)| !stall.tried);
+        waiting
+            .map(|(sha256, stall)| {
+                stall.tried = true;
+                Work::Heal { sha256: *sha256, after: stall.after }
+            })
+            .collect()
+    }
+
+    /// Somebody is at it by himself.
+    pub(super) fn tried(&mut self, sha256: Sha256) {
+        if let Some(stall) = self.0.get_mut(&sha256) {
+            stall.tried = true;
+        }
+    }
+
+    /// It is no longer healing.
+    pub(super) fn over(&mut self, sha256: Sha256) {
+        self.0.remove(&sha256);
+    }
+
+    /// What is wrong, if anything.
+    pub(super) fn why(&self) -> Option<String> {
+        let (count, first) = (self.0.len(), self.0.values().next()?);
+        Some(format!("{count} were put in again and wait for the links of their leases: {}", first.why))
+    }
+}
+
 /// Gives the next leases of an object their links anew.
 pub(super) fn heal(txn: &mut Txn<'_>, sha256: Sha256, after: Option<Id>) -> Result<Plan> {
     let mut plan = Plan::done();
@@ -75,7 +128,7 @@ pub(super) fn heal(txn: &mut Txn<'_>, sha256: Sha256, after: Option<Id>) -> Resu
     let ids = txn.holders(sha256, after, SWEEP)?;
     for id in &ids {
         if let Some(lease) = txn.lease(*id)?.filter(|lease| lease.state != State::Removing) {
-            plan.steps.push(Step::Relink { place: Place::of(*id, &lease), sha256 });
+            plan.steps.push(Step::Relink { place: Place::of(*id, &lease), sha256, after });
         }
     }
     plan.follow.push(match ids.last() {

@@ -52,15 +52,28 @@ impl Engine {
             // It was put in again after it was looked at.
             Work::Quarantine { sha256, inode, .. } if self.has_another(sha256, inode) => Ok(Plan::done()),
             Work::Quarantine { sha256, inode, why } => objects::quarantine(txn, sha256, inode, &why, now),
-            Work::Heal { sha256, after } => objects::heal(txn, sha256, after),
-            Work::Healed { sha256 } => objects::healed(txn, sha256),
+            Work::Heal { sha256, after } => {
+                let plan = objects::heal(txn, sha256, after)?;
+                if plan.follow.is_empty() {
+                    lock(&self.stalled).over(sha256);
+                }
+                Ok(plan)
+            }
+            Work::Healed { sha256 } => {
+                lock(&self.stalled).over(sha256);
+                objects::healed(txn, sha256)
+            }
             Work::Revoke { lease, by } => super::leases::revoke(txn, lease, &by, now),
             Work::Withdraw { items, upto } => super::leases::withdraw(txn, &items, upto, now),
             Work::Sweep => {
                 if !full {
                     tell_folded(txn, now)?;
                 }
-                super::leases::sweep(txn, self.rules, &lock(&self.receiving), now)
+                // A copy: who begins an upload does not wait for what the sweep reads.
+                let receiving = lock(&self.receiving).clone();
+                let mut plan = super::leases::sweep(txn, self.rules, &receiving, now)?;
+                plan.follow.extend(lock(&self.stalled).try_again());
+                Ok(plan)
             }
             Work::Begin(begin) => super::transfers::begin(txn, begin, grace, now),
             Work::End { transfer, bytes, milliseconds, tls, outcome } => {
@@ -178,22 +191,32 @@ fn stage(txn: &mut Txn<'_>, request: Id, grant: &Grant, now: Now) -> Result<Plan
             }
         },
     }
-    let (id, lease) = match standing(txn, grant)? {
+    let (id, mut lease) = match standing(txn, grant)? {
         Some((_, old)) if old.sha256 != grant.sha256 => {
             return refuse(txn, grant, now, Fault::Invalid, "another object is staged at this path");
         }
-        Some((id, old)) => (id, renewed(old, grant)),
+        Some((id, old)) => {
+            // Its end is under way. What is granted after that is neither ended with it, nor lasts as long as it.
+            let over = withdrawn.iter().any(|row| row.ends(old.begun) && row.covers(&old.product, &old.version));
+            if over && matches!(old.state, State::Pending | State::Active) {
+                txn.log(&Event::new(now.at, AuditEvent::LeaseEnded).about(id, &old).outcome(super::leases::WITHDRAWN))?;
+            }
+            (id, if over { anew(old, grant) } else { renewed(old, grant) })
+        }
         None => match fresh(grant) {
             Ok(new) => new,
             Err(_) => return refuse(txn, grant, now, Fault::Unavailable, "the system has no randomness to give"),
         },
     };
-    txn.put_lease(id, &lease)?;
     txn.put_grant(grant.use_by, grant.id, &UsedGrant { request, lease: id, expires: lease.expires })?;
     let until = jiff::Timestamp::from_second(i64::try_from(lease.expires).unwrap_or(i64::MAX));
     let until = until.map_or_else(|_| lease.expires.to_string(), |t| t.to_string());
     let outcome = format!("{} until {until}", lease.kind.as_str().to_lowercase());
-    txn.log(&Event::new(now.at, AuditEvent::Staged).about(id, &lease).outcome(outcome))?;
+    let record = txn.log(&Event::new(now.at, AuditEvent::Staged).about(id, &lease).outcome(outcome))?;
+    if lease.begun == 0 {
+        lease.begun = record;
+    }
+    txn.put_lease(id, &lease)?;
     Ok(staged(id, &lease, lease.expires))
 }
 
@@ -213,16 +236,21 @@ fn renewed(old: Lease, grant: &Grant) -> Lease {
     let longer = old.expires.max(grant.lease_expires);
     let this = PendingGrant::of(grant);
     match old.state {
-        State::Removing => Lease {
-            state: State::Pending,
-            expires: grant.lease_expires,
-            covered: Ranges::default(),
-            grants: vec![this],
-            ..old
-        },
+        State::Removing => anew(old, grant),
         State::Pending => Lease { expires: longer, grants: old.grants.iter().copied().chain([this]).collect(), ..old },
         State::Active | State::Ending(_) => Lease { state: State::Active, expires: longer, ..old },
     }
+}
+
+/// The same path with another lease's right: only a link that is there stays.
+fn anew(old: Lease, grant: &Grant) -> Lease {
+    let (state, grants) = match old.state {
+        State::Active | State::Ending(_) => (State::Active, Vec::new()),
+        State::Pending | State::Removing => {
+            (State::Pending, old.grants.iter().copied().chain([PendingGrant::of(grant)]).collect())
+        }
+    };
+    Lease { state, expires: grant.lease_expires, covered: Ranges::default(), grants, begun: 0, ..old }
 }
 
 fn fresh(grant: &Grant) -> Result<(Id, Lease), getrandom::Error> {
@@ -248,6 +276,7 @@ fn fresh(grant: &Grant) -> Result<(Id, Lease), getrandom::Error> {
         covered: Ranges::default(),
         secret,
         grants: vec![PendingGrant::of(grant)],
+        begun: 0,
     };
     Ok((id.into(), lease))
 }

@@ -322,6 +322,56 @@ fn withdrawn_rights_end_their_leases() {
     assert!(!kit.path("accounts/alice/maps").exists());
 }
 
+/// More leases end than one commit takes, with a restart between. What is granted anew meanwhile is no part of that.
+#[test]
+fn what_is_granted_anew_while_leases_end_stays() {
+    const MANY: usize = 2 * leases::SWEEP + 1;
+    const ANEW: usize = leases::SWEEP + 1;
+    let kit = Kit::new();
+    let version = |n, kind, version: &str| Grant { version: version.parse().unwrap(), ..grant(n, kind) };
+    let tickets = |from: usize, count: usize, like: &Grant| {
+        for n in from..from + count {
+            let id = Id::from((n as u128).to_be_bytes());
+            kit.ask(Work::Stage { request: id, grant: Grant { id, ..like.clone() } }).unwrap();
+        }
+    };
+    kit.staged(1, Standing);
+    tickets(0, MANY, &version(1, OneTime, "1.0"));
+    kit.stage(2, &Grant { lease_expires: NOW + 9000, ..version(2, Standing, "2.0") }).unwrap();
+    let withdraw = |kit: &Kit, seq| {
+        let (customer, product) = ("alice".parse().unwrap(), Some("maps".parse().unwrap()));
+        let item = Revocation { seq, customer, product, version: None, at: tobj::Timestamp(NOW + 5) };
+        kit.ask(Work::Withdraw { items: vec![item], upto: seq })
+    };
+    assert_eq!(fault(withdraw(&kit, 5)), Some(Fault::Busy));
+
+    let anew = |grant| Grant { issued: NOW + 6, lease_expires: NOW + 500, ..grant };
+    assert_eq!(fault(kit.stage(3, &grant(3, Standing))), Some(Fault::Denied), "a grant from before is worth nothing");
+    let Ok(Reply::Staged { lease: soon, .. }) = kit.stage(4, &anew(grant(4, Standing))) else {
+        panic!("its lease has ended")
+    };
+    let Ok(Reply::Staged { lease: later, expires, .. }) = kit.stage(5, &anew(version(5, Standing, "2.0"))) else {
+        panic!("the end of its lease is to come")
+    };
+    assert_eq!(expires.0, NOW + 500, "the right that was withdrawn was one for longer");
+    tickets(MANY, ANEW, &anew(version(6, OneTime, "0.1"))); // they come before all others
+
+    let (kit, _) = kit.again();
+    let end = |seq| {
+        for _ in 0..=MANY / leases::SWEEP {
+            if withdraw(&kit, seq).is_ok() {
+                kit.flush();
+                return kit.ledger.read().unwrap().counts().unwrap().0;
+            }
+        }
+        panic!("it goes on and on")
+    };
+    assert_eq!(end(5), ANEW as u64 + 2);
+    assert!(kit.linked(soon, Standing) && kit.linked(later, Standing));
+    assert_eq!(kit.outcomes(AuditEvent::LeaseEnded), vec!["withdrawn by the database"; MANY + 2]);
+    assert_eq!(end(6), 0, "another withdrawal, of the same second, ends them");
+}
+
 #[test]
 fn acknowledged_records_are_dropped() {
     let kit = Kit::new();

@@ -84,7 +84,8 @@ pub enum Work {
         /// What is wrong with it.
         why: String,
     },
-    /// The next leases of an object that was put in again get their links anew. The writer's own.
+    /// The next leases of an object that was put in again get their links anew. Those that do not are tried again with the sweep. The
+    /// writer's own.
     Heal {
         /// Its hash.
         sha256: Sha256,
@@ -162,6 +163,16 @@ pub enum Work {
         /// The number.
         upto: u64,
     },
+}
+
+impl Work {
+    /// The object whose leases get their links anew by it.
+    pub(super) fn heals(&self) -> Option<Sha256> {
+        match self {
+            Self::Heal { sha256, .. } | Self::Healed { sha256 } => Some(*sha256),
+            _ => None,
+        }
+    }
 }
 
 /// How long leases go on being served for resumes, in seconds.

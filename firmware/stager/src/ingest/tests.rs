@@ -323,6 +323,55 @@ async fn an_upload_that_begins_anew_leaves_no_count_of_the_one_before() {
     assert!(append(&intake, &bytes, 0, &mut &bytes[..]).await.is_ok());
 }
 
+#[test]
+fn a_disk_that_hangs_holds_up_nobody_else() {
+    use crate::testkit::on_a_disk_that_hangs;
+    let kit = kit();
+    kit.clock.anchor(NOW);
+    let intake = intake(&kit);
+    let (bytes, length) = (some_bytes(2 * BLOCK), 2 * BLOCK as u64);
+    let put = async |expected| intake.put(length, expected, "operator:eve", &mut &bytes[..]).await;
+    let wrong = on_a_disk_that_hangs(&kit, put(Some(content())));
+    assert_eq!(wrong.unwrap_err().fault, Fault::Invalid);
+    // One that breaks off, is asked for with another size, is another object, breaks off again, and comes in.
+    let broken = || async { append(&intake, &bytes, 0, &mut broken_after(&bytes[..9])).await };
+    on_a_disk_that_hangs(&kit, broken()).unwrap_err();
+    assert_eq!(on_a_disk_that_hangs(&kit, offset_of(&intake, &bytes)), 9);
+    let another = on_a_disk_that_hangs(&kit, intake.begin(hash_of(&bytes), 5));
+    assert_eq!(another, Ok(Reply::Upload { offset: 0 }));
+    let zeros = vec![0; bytes.len()];
+    let wrong = on_a_disk_that_hangs(&kit, async { append(&intake, &bytes, 0, &mut &zeros[..]).await });
+    assert_eq!(wrong.unwrap_err().fault, Fault::Invalid);
+    on_a_disk_that_hangs(&kit, broken()).unwrap_err();
+    let stored = on_a_disk_that_hangs(&kit, async { append(&intake, &bytes, 9, &mut &bytes[9..]).await });
+    assert!(matches!(stored, Ok(Reply::Stored { known: false, .. })), "{stored:?}");
+    let known = on_a_disk_that_hangs(&kit, put(None));
+    assert!(matches!(known, Ok(Reply::Stored { known: true, .. })), "{known:?}");
+    assert_eq!(left_over(&kit), 0);
+}
+
+/// The writer drops an upload that nobody goes on with; others begin meanwhile.
+#[test]
+fn who_begins_does_not_wait_for_what_is_swept() {
+    let kit = kit();
+    kit.clock.anchor(NOW);
+    let intake = intake(&kit);
+    let runtime = crate::logins::tests::runtime();
+    runtime.block_on(append(&intake, b"an upload", 0, &mut broken_after(b"an up"))).unwrap_err();
+    kit.time.pass(RULES.upload_keep + 1);
+    let begins = async {
+        loop {
+            drop(intake.claim(content()).unwrap());
+            tokio::task::yield_now().await;
+        }
+    };
+    let swept = crate::testkit::on_a_disk_that_hangs(&kit, async {
+        tokio::select! { swept = kit.engine.ask(Work::Sweep) => swept, () = begins => Ok(Reply::Done {}) }
+    });
+    swept.unwrap();
+    assert_eq!(left_over(&kit), 0);
+}
+
 #[tokio::test]
 async fn an_object_that_is_not_whole_is_put_in_again() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};

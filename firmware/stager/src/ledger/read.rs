@@ -116,11 +116,12 @@ impl Reader {
 
     /// What the database has not acknowledged, oldest first, beginning after this number.
     pub fn outbox(&self, after: u64) -> Result<impl Iterator<Item = Result<(u64, Event)>>> {
-        let range = self.outbox.as_ref().map(|table| table.range((Bound::Excluded(after), Bound::Unbounded)));
-        let range = range.transpose()?;
-        Ok(range.into_iter().flatten().map(|entry| {
-            let (seq, row) = entry?;
-            Ok::<_, LedgerError>((seq.value(), parse("outbox", row.value())?))
+        let others = self.number(Number::Others)?;
+        let after = Bound::Excluded(after.saturating_sub(others));
+        let range = self.outbox.as_ref().map(|table| table.range((after, Bound::Unbounded))).transpose()?;
+        Ok(range.into_iter().flatten().map(move |entry| {
+            let (key, row) = entry?;
+            Ok::<_, LedgerError>((others + key.value(), parse("outbox", row.value())?))
         }))
     }
 

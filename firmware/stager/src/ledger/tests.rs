@@ -1,5 +1,5 @@
 use super::*;
-use crate::rows::{Event, State, UsedGrant, tests::lease};
+use crate::rows::{Event, State, UsedGrant, Withdrawn, tests::lease};
 use tobj::AuditEvent;
 
 fn id(n: u8) -> Id {
@@ -180,8 +180,8 @@ fn change(txn: &mut Txn<'_>, kind: u8, n: u8) -> Result<()> {
         7 => txn.put_grant(time, id(n), &UsedGrant { request: id(1), lease: id(n), expires: 5 })?,
         8 => drop(txn.forget_grants(time, 3)?),
         9 => {
-            let what = crate::rows::Withdrawn { product: None, version: None, at: time };
-            txn.withdraw("alice", &what, time / 2)?;
+            let what = Withdrawn { product: None, version: None, at: time, seq: 1, record: time };
+            txn.withdraw("alice", what, time / 2)?;
         }
         10 => drop(txn.log(&Event::new(time, AuditEvent::Login).outcome("x".repeat(9 * usize::from(n))))?),
         11 => txn.acknowledge(time)?,
@@ -277,6 +277,11 @@ fn paths_and_due_times_follow_the_leases() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(dir.path(), true).unwrap();
     let path = "alice/maps/1.0/grüße 1.iso";
+    const RECORD: u64 = 7;
+    let withdrawn = |product: Option<&str>, version: Option<&str>| {
+        let name = |name: &str| name.parse().unwrap();
+        Withdrawn { product: product.map(name), version: version.map(name), at: 1, seq: 1, record: RECORD }
+    };
     ledger
         .write(|txn| {
             txn.put_lease(id(1), &lease(LeaseKind::Standing))?;
@@ -295,14 +300,22 @@ fn paths_and_due_times_follow_the_leases() {
                 ("alice", Some("map"), None, 0),
                 ("ali", None, None, 0),
             ] {
-                assert_eq!(txn.leases_of(customer, product, version, usize::MAX)?.len(), found, "{product:?}");
-                assert_eq!(txn.leases_of(customer, product, version, 1)?.len(), found.min(1), "{product:?}");
+                let what = withdrawn(product, version);
+                assert_eq!(txn.ended_by(customer, &what, usize::MAX)?.len(), found, "{product:?}");
+                assert_eq!(txn.ended_by(customer, &what, 1)?.len(), found.min(1), "{product:?}");
+            }
+            // What goes already and what began later take no room.
+            txn.put_lease(id(1), &Lease { state: State::Removing, ..lease(LeaseKind::Standing) })?;
+            assert_eq!(txn.ended_by("alice", &withdrawn(None, None), 1)?[0].0, id(2));
+            for (begun, found) in [(RECORD, 1), (RECORD + 1, 0)] {
+                txn.put_lease(id(2), &Lease { begun, ..lease(LeaseKind::OneTime) })?;
+                assert_eq!(txn.ended_by("alice", &withdrawn(None, None), 1)?.len(), found, "{begun}");
             }
             txn.remove_lease(id(1))?;
             assert_eq!(txn.lease_at(path)?, None);
             assert_eq!(txn.due(u64::MAX, 9)?, [id(2)]);
             txn.remove_lease(id(2))?;
-            assert_eq!(txn.leases_of("alice", None, None, usize::MAX)?, []);
+            assert_eq!(txn.ended_by("alice", &withdrawn(None, None), usize::MAX)?, []);
             Ok(())
         })
         .unwrap();
@@ -327,6 +340,35 @@ fn the_outbox_keeps_what_is_not_acknowledged() {
     assert_eq!(left, [4, 5]);
     ledger.write(|txn| txn.acknowledge(9)).unwrap();
     assert_eq!(ledger.write(|txn| txn.log(&Event::new(6, AuditEvent::Login))).unwrap(), 6);
+}
+
+/// Whatever waits to be told, and however much: it is one small change.
+#[test]
+fn records_are_numbered_anew_without_being_written_again() {
+    const MANY: u64 = 3000;
+    const OTHERS: u64 = 40;
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path(), true).unwrap();
+    let event = Event::new(1, AuditEvent::Login);
+    ledger.write(|txn| (0..MANY).try_for_each(|_| txn.log(&event).map(drop))).unwrap();
+    ledger.checkpoint().unwrap();
+    ledger.write(|txn| txn.number_after(OTHERS)).unwrap();
+    let changes = &std::fs::read(dir.path().join(LOG)).unwrap()[log::HEADER - 4..log::HEADER];
+    let changes = u32::from_le_bytes(changes.try_into().unwrap());
+    assert!((1..200).contains(&changes), "{changes} bytes");
+    drop(ledger);
+    let ledger = open(dir.path(), false).unwrap();
+    let numbers =
+        |after| ledger.read().unwrap().outbox(after).unwrap().map(|entry| entry.unwrap().0).collect::<Vec<_>>();
+    assert!(numbers(0).into_iter().eq(OTHERS + 1..=OTHERS + MANY));
+    assert_eq!(ledger.read().unwrap().number(Number::Audit).unwrap(), OTHERS + MANY);
+    assert_eq!((numbers(OTHERS)[0], numbers(OTHERS + 1)[0]), (OTHERS + 1, OTHERS + 2));
+    for (upto, first) in [(OTHERS - 1, OTHERS + 1), (OTHERS, OTHERS + 1), (OTHERS + 1, OTHERS + 2)] {
+        ledger.write(|txn| txn.acknowledge(upto)).unwrap();
+        assert_eq!(numbers(0)[0], first, "{upto}");
+    }
+    assert_eq!(ledger.write(|txn| txn.log(&event)).unwrap(), OTHERS + MANY + 1);
+    assert_eq!(numbers(OTHERS + MANY), [OTHERS + MANY + 1]);
 }
 
 #[test]

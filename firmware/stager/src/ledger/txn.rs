@@ -5,7 +5,7 @@ use super::{
     DUE, GRANTS, HOLDERS, LEASES, META, Number, OBJECTS, OUTBOX, PATHS, Result, TRANSFERS, UPLOADS, WITHDRAWN, key,
     parse, path_key, render, unkey,
 };
-use crate::rows::{Event, Lease, Object, Transfer, Upload, UsedGrant, Withdrawn};
+use crate::rows::{Event, Lease, Object, State, Transfer, Upload, UsedGrant, Withdrawn};
 use redb::ReadableTable;
 use tobj::{Id, Sha256};
 
@@ -22,9 +22,17 @@ pub struct Txn<'t> {
     grants: Logged<'t, (u64, u128), &'static [u8]>,
     transfers: Logged<'t, u64, &'static [u8]>,
     outbox: Logged<'t, u64, &'static [u8]>,
-    /// The last audit number, once it was asked for; written at the end.
-    audit: Option<u64>,
+    /// Once they were asked for; the last number is written at the end.
+    audit: Option<Numbers>,
     changes: Changes,
+}
+
+/// How audit records are numbered.
+#[derive(Clone, Copy)]
+struct Numbers {
+    last: u64,
+    /// See [`Number::Others`].
+    others: u64,
 }
 
 impl<'t> Txn<'t> {
@@ -50,8 +58,8 @@ impl<'t> Txn<'t> {
 
     /// Ends it: what was changed, as a record of the log; nothing where nothing was.
     pub(super) fn finish(mut self) -> Result<Option<Vec<u8>>> {
-        if let Some(last) = self.audit.take() {
-            self.set_number(Number::Audit, last)?;
+        if let Some(numbers) = self.audit.take() {
+            self.set_number(Number::Audit, numbers.last)?;
         }
         Ok(self.changes.take())
     }
@@ -159,16 +167,17 @@ impl<'t> Txn<'t> {
         range.map(|entry| parse("withdrawn", entry?.1.value())).collect()
     }
 
-    /// Notes what was withdrawn from a customer, and forgets what was before `old`.
-    pub fn withdraw(&mut self, customer: &str, what: &Withdrawn, old: u64) -> Result<()> {
+    /// Notes what was withdrawn from a customer, and forgets what was before `old`. Gives the row: one that was noted before stays.
+    pub fn withdraw(&mut self, customer: &str, what: Withdrawn, old: u64) -> Result<Withdrawn> {
         let mut kept: Vec<Withdrawn> = self.withdrawn(customer)?;
         self.withdrawn.remove_range((customer, 0)..=(customer, u64::MAX))?;
-        kept.retain(|row| row.at >= old && row != what);
+        let what = kept.iter().find(|row| row.is(&what)).cloned().unwrap_or(what);
+        kept.retain(|row| row.at >= old && *row != what);
         kept.push(what.clone());
         for (number, row) in (0..).zip(&kept) {
             self.withdrawn.insert((customer, number), &*render("withdrawn", row)?)?;
         }
-        Ok(())
+        Ok(what)
     }
 
     /// A lease.
@@ -219,26 +228,22 @@ impl<'t> Txn<'t> {
         range.take(limit).map(|entry| Ok(unkey(entry?.0.value().1))).collect()
     }
 
-    /// The leases of a customer whose product and version, where given, are these, at most `limit`.
-    pub fn leases_of(
-        &self,
-        customer: &str,
-        product: Option<&str>,
-        version: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<Id>> {
+    /// The leases of a customer that this withdrawal ends and that do not go yet, at most `limit`.
+    pub fn ended_by(&self, customer: &str, what: &Withdrawn, limit: usize) -> Result<Vec<(Id, Lease)>> {
         let mut prefix = format!("{customer}/");
-        for part in product.into_iter().chain(version.filter(|_| product.is_some())) {
-            prefix.push_str(part);
+        for part in what.product.iter().chain(what.version.iter().filter(|_| what.product.is_some())) {
+            prefix.push_str(part.as_str());
             prefix.push('/');
         }
         let mut found = Vec::new();
-        for entry in self.paths.range(&*prefix..)?.take(limit) {
+        for entry in self.paths.range(&*prefix..)? {
             let (path, id) = entry?;
-            if !path.value().starts_with(&prefix) {
+            if found.len() == limit || !path.value().starts_with(&prefix) {
                 break;
             }
-            found.push(unkey(id.value()));
+            let id = unkey(id.value());
+            let lease = self.lease(id)?.filter(|lease| lease.state != State::Removing && what.ends(lease.begun));
+            found.extend(lease.map(|lease| (id, lease)));
         }
         Ok(found)
     }
@@ -302,37 +307,39 @@ impl<'t> Txn<'t> {
 
     /// Puts an event into the outbox, with the next number.
     pub fn log(&mut self, event: &Event) -> Result<u64> {
-        let seq = self.last_logged()? + 1;
-        self.outbox.insert(seq, &*render("outbox", event)?)?;
-        self.audit = Some(seq);
+        let Numbers { last, others } = self.numbers()?;
+        let seq = last + 1;
+        self.outbox.insert(seq - others, &*render("outbox", event)?)?;
+        self.audit = Some(Numbers { last: seq, others });
         Ok(seq)
     }
 
-    fn last_logged(&self) -> Result<u64> {
+    /// The number of the last event.
+    pub fn last_logged(&self) -> Result<u64> {
+        Ok(self.numbers()?.last)
+    }
+
+    fn numbers(&self) -> Result<Numbers> {
         match self.audit {
-            Some(last) => Ok(last),
-            None => self.number(Number::Audit),
+            Some(numbers) => Ok(numbers),
+            None => Ok(Numbers { last: self.number(Number::Audit)?, others: self.number(Number::Others)? }),
         }
     }
 
-    /// Has the events of the outbox, and those to come, follow this number. For a ledger that has sent none of them.
+    /// Has the events of the outbox, and those to come, follow this number. For a ledger that has sent none of them. None of them is
+    /// touched: there may be as many as the disk holds.
     pub fn number_after(&mut self, after: u64) -> Result<()> {
-        let last = self.last_logged()?;
+        let Numbers { last, others } = self.numbers()?;
         if after > 0 {
-            // The last one first: what it moves to is above all others, or was left just now.
-            for seq in (1..=last).rev() {
-                let row = self.outbox.remove(seq)?.map(|row| row.value().to_vec());
-                if let Some(row) = row {
-                    self.outbox.insert(seq + after, &*row)?;
-                }
-            }
-            self.audit = Some(last + after);
+            self.set_number(Number::Others, others + after)?;
+            self.audit = Some(Numbers { last: last + after, others: others + after });
         }
         self.set_number(Number::Unsent, 0)
     }
 
     /// Drops what the database has acknowledged.
     pub fn acknowledge(&mut self, upto: u64) -> Result<()> {
-        Ok(self.outbox.remove_range(..=upto)?)
+        let others = self.numbers()?.others;
+        Ok(self.outbox.remove_range(..=upto.saturating_sub(others))?)
     }
 }

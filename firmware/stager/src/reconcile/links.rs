@@ -3,6 +3,7 @@
 use crate::engine::EngineError;
 use crate::ledger::Ledger;
 use crate::rows::{Lease, State};
+use crate::starting::Advance;
 use crate::tree::{Place, Tree, TreeError};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry::{Occupied, Vacant};
@@ -34,12 +35,13 @@ struct Link {
 
 impl Links {
     /// Reads all leases of a ledger, in its own order.
-    pub(super) fn of(ledger: &Ledger, tree: &Tree) -> Result<Self, EngineError> {
+    pub(super) fn of(ledger: &Ledger, tree: &Tree, advance: Advance<'_>) -> Result<Self, EngineError> {
         let read = ledger.read()?;
         let (mut links, hasher) = (Vec::new(), RandomState::new());
         links.reserve_exact(usize::try_from(read.counts()?.0).unwrap_or(0));
         let mut objects = HashMap::new();
         for entry in read.leases(0)? {
+            advance();
             let (id, lease) = entry?;
             let inode = inode(tree, &lease, &mut objects)?;
             links.push(Link {

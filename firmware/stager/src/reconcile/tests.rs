@@ -69,6 +69,22 @@ fn links_and_leases_are_made_to_agree() {
 }
 
 #[test]
+fn that_a_start_gets_on_is_heard_of() {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    let mut kit = Kit::new();
+    let ids = [kit.staged(1, Standing), kit.staged(2, OneTime), kit.staged(3, OneTime)];
+    kit.stop();
+    std::fs::remove_file(kit.path(&format!("tickets/{}/grüße 1.iso", ids[2]))).unwrap();
+    let heard = AtomicUsize::new(0);
+    let advance = || {
+        heard.fetch_add(1, Relaxed);
+    };
+    reconcile(&kit.ledger, &kit.tree, crate::testkit::GRACE, kit.clock.now(), &advance).unwrap();
+    let (leases, names, looked_at_again, files, objects, around) = (3, 2, 1, 1, 1, 2);
+    assert_eq!(heard.into_inner(), leases + names + looked_at_again + files + objects + around);
+}
+
+#[test]
 fn incoming_is_emptied_and_finished_objects_are_taken_in() {
     let mut kit = Kit::new();
     kit.stop();
@@ -114,7 +130,7 @@ fn a_staging_that_is_given_up_has_used_no_grant() {
     kit.ended().unwrap_err();
     kit.tree.faults().disarm();
     kit.tree.faults().arm(Op::MakeDir, 1, Errno::ENOSPC);
-    let report = reconcile(&kit.ledger, &kit.tree, crate::testkit::GRACE, kit.clock.now()).unwrap();
+    let report = reconcile(&kit.ledger, &kit.tree, crate::testkit::GRACE, kit.clock.now(), &|| {}).unwrap();
     assert_eq!((report.given_up, report.leases), (1, 1));
     kit.tree.faults().disarm();
     assert_eq!(kit.outcomes(AuditEvent::LeaseEnded), ["not staged: the file system is full"]);
@@ -195,7 +211,7 @@ fn what_agrees_is_met_by_the_walk() {
     let ids = [kit.staged(1, Standing), kit.staged(2, OneTime), kit.staged(3, OneTime)];
     kit.stop();
     std::fs::remove_file(kit.path(&format!("tickets/{}/grüße 1.iso", ids[2]))).unwrap();
-    let links = Links::of(&kit.ledger, &kit.tree).unwrap();
-    strays(&kit.tree, &links, &mut Report::default()).unwrap();
+    let links = Links::of(&kit.ledger, &kit.tree, &|| {}).unwrap();
+    strays(&kit.tree, &links, &|| {}, &mut Report::default()).unwrap();
     assert_eq!(links.rest(), ids[2..]);
 }

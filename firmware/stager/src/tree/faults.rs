@@ -4,7 +4,7 @@
 
 use nix::errno::Errno;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +36,21 @@ struct Fault {
     once: bool,
 }
 
-/// What is to fail.
+/// What is to fail, or to wait.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
     armed: Arc<AtomicBool>,
     faults: Arc<Mutex<Vec<Fault>>>,
+    hang: Arc<(Mutex<Hang>, Condvar)>,
+}
+
+#[derive(Debug, Default)]
+struct Hang {
+    hangs: bool,
+    /// Operations that wait.
+    waiting: usize,
+    /// How many of those that waited may go on.
+    passes: usize,
 }
 
 impl Faults {
@@ -60,10 +70,52 @@ impl Faults {
         self.armed.store(true, Relaxed);
     }
 
-    /// Has nothing fail any more.
+    /// Has every operation from now on wait, as a disk does that hangs, until [`Faults::let_pass`] or [`Faults::disarm`].
+    pub fn hang(&self) {
+        self.hanging().hangs = true;
+        self.armed.store(true, Relaxed);
+    }
+
+    /// How many operations wait.
+    pub fn waiting(&self) -> usize {
+        self.hanging().waiting
+    }
+
+    /// Lets one of those go on that wait.
+    pub fn let_pass(&self) {
+        let mut hang = self.hanging();
+        if hang.waiting > 0 {
+            hang.waiting -= 1;
+            hang.passes += 1;
+            self.hang.1.notify_one();
+        }
+    }
+
+    /// Has nothing fail or wait any more.
     pub fn disarm(&self) {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.armed.store(false, Relaxed);
+        *self.hanging() = Hang::default();
+        self.hang.1.notify_all();
+    }
+
+    fn hanging(&self) -> MutexGuard<'_, Hang> {
+        self.hang.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be asked before an operation that can only be made to wait.
+    pub(crate) fn wait(&self) {
+        if !self.armed.load(Relaxed) {
+            return;
+        }
+        let mut hang = self.hanging();
+        if hang.hangs {
+            hang.waiting += 1;
+            while hang.hangs && hang.passes == 0 {
+                hang = self.hang.1.wait(hang).unwrap_or_else(PoisonError::into_inner);
+            }
+            hang.passes = hang.passes.saturating_sub(1);
+        }
     }
 
     /// To be asked before an operation.
@@ -71,6 +123,7 @@ impl Faults {
         if !self.armed.load(Relaxed) {
             return Ok(());
         }
+        self.wait();
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         let due = faults.iter_mut().position(|fault| {
             if fault.op == op {

@@ -27,6 +27,7 @@ impl Tree {
     /// # Errors
     /// [`TreeError`].
     pub fn object(&self, sha256: Sha256) -> Result<Option<Stat>> {
+        self.faults.wait();
         let path = Self::object_path(sha256);
         found(stat(self.storeroom.as_fd(), &path), &path)
     }
@@ -36,6 +37,7 @@ impl Tree {
     /// # Errors
     /// [`TreeError`].
     pub fn incoming(&self, name: Id) -> Result<File> {
+        self.faults.wait();
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&self.incoming, name.to_string().as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
         Ok(file.map_err(|e| TreeError::new("create", name.to_string(), e))?.into())
@@ -46,6 +48,7 @@ impl Tree {
     /// # Errors
     /// [`TreeError`].
     pub fn drop_incoming(&self, name: &str) -> Result<()> {
+        self.faults.wait();
         match unlinkat(&self.incoming, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(error) => Err(TreeError::new("remove", name, error)),
@@ -119,6 +122,7 @@ impl Tree {
     /// # Errors
     /// [`TreeError`]; also when there are fewer bytes than that.
     pub fn upload(&self, sha256: Sha256, durable: u64) -> Result<File> {
+        self.faults.wait();
         let label = sha256.to_string();
         let made = if durable == 0 { OFlag::O_CREAT } else { OFlag::empty() };
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | made;

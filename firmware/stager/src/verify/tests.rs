@@ -52,9 +52,8 @@ fn good_objects_are_marked_in_one_pass() {
 #[test]
 fn a_start_that_finds_the_order_begins_a_pass_once() {
     let kit = Kit::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let pass = || kit.ledger.read().unwrap().number(Number::Pass).unwrap();
-    let begin = || runtime.block_on(begin_if_ordered(&kit.tree, &kit.engine));
+    let begin = || begin_if_ordered(&kit.tree, &kit.engine);
     begin();
     assert_eq!(pass(), 0, "nobody ordered it");
     std::fs::write(kit.path(ORDER), b"").unwrap();

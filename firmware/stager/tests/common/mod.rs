@@ -258,7 +258,7 @@ impl Site {
 
     pub(crate) fn start(&self) -> Running {
         let config = self.config.clone();
-        let storage = Storage::open(&config).unwrap();
+        let storage = Storage::open(&config, &|| {}).unwrap();
         let sockets =
             Sockets { commands: ipc::bind(&config.socket).unwrap(), sessions: ipc::bind(&config.sessions).unwrap() };
         let (trigger, shutdown) = Shutdown::manual();

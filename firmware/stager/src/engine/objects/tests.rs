@@ -162,6 +162,69 @@ fn states_that_objects_were_left_in() {
     }
 }
 
+/// Links cannot be made: the object is not served, which is told, and the sweep goes on where that was.
+#[test]
+fn an_object_whose_links_are_refused_waits_for_the_sweep() {
+    for (leases, errno, words, put_in_again) in [
+        (1, Errno::EMLINK, "end leases of the object", false),
+        (SWEEP + 1, Errno::ENOSPC, "enlarge the file system", false),
+        (SWEEP + 1, Errno::EDQUOT, "quota", true),
+    ] {
+        let kit = Kit::new();
+        for n in 0..leases {
+            let id: Id = (n as u128).to_be_bytes().into();
+            kit.ask(Work::Stage { request: id, grant: Grant { id, ..grant(1, OneTime) } }).unwrap();
+        }
+        let inode = kit.tree.object(content()).unwrap().map(|there| there.inode);
+        kit.ask(Work::Quarantine { sha256: content(), inode, why: "a bit fell over".into() }).unwrap();
+        comes_in(&kit);
+        // The last of them is refused, and what comes after that.
+        let last = u32::try_from(leases).unwrap();
+        kit.tree.faults().arm(Op::Link, last, errno);
+        store(&kit, true).unwrap();
+        let state = || kit.ledger.read().unwrap().object(content()).unwrap().unwrap().state;
+        for sweeps in 0..2 {
+            eventually("it is told", || kit.engine.stalled().is_some_and(|why| why.contains(words)));
+            assert!(kit.engine.is_running() && state() == ObjectState::Healing, "after {sweeps} sweeps");
+            assert_eq!(kit.stage(1, &grant(99, Standing)).unwrap_err().fault, Fault::Unavailable);
+            kit.ask(Work::Sweep).unwrap();
+            kit.flush();
+        }
+        assert!(kit.engine.stalled().is_some());
+        kit.tree.faults().disarm();
+        if put_in_again {
+            std::fs::remove_file(file(&kit)).unwrap();
+            comes_in(&kit);
+            store(&kit, true).unwrap();
+        } else {
+            // It does not begin from the first of them.
+            kit.tree.faults().arm(Op::Link, 2, errno);
+            kit.ask(Work::Sweep).unwrap();
+        }
+        eventually("it is served", || state() == ObjectState::Good);
+        assert_eq!(kit.engine.stalled(), None);
+        let object = kit.tree.object(content()).unwrap().unwrap();
+        assert_eq!(object.links, leases as u64 + 1, "every lease has its link");
+        let old = kit.path(&format!("quarantine/{}", content()));
+        eventually("nothing is left of the damaged one", || !old.exists());
+    }
+}
+
+#[test]
+fn an_object_that_goes_waits_for_no_links() {
+    let kit = Kit::new();
+    kit.staged(1, OneTime);
+    kit.lose_object();
+    comes_in(&kit);
+    kit.tree.faults().arm(Op::Link, 1, Errno::ENOSPC);
+    store(&kit, true).unwrap();
+    eventually("it waits", || kit.engine.stalled().is_some());
+    retire(&kit, true).unwrap();
+    eventually("lease, file and row are gone", || gone(&kit));
+    kit.ask(Work::Sweep).unwrap();
+    eventually("nothing waits", || kit.engine.stalled().is_none());
+}
+
 #[test]
 fn an_object_that_was_put_in_again_after_it_was_looked_at_stays() {
     let kit = Kit::new();
