@@ -41,7 +41,7 @@ pub struct Config {
     /// Most sessions in all; without it as many as the memory of the machine is for, see [`crate::limits::fitting`].
     #[serde(default)]
     pub max_sessions: Option<usize>,
-    /// Most sessions of one address; of one /64 with IPv6.
+    /// Most sessions of one address; of one /64 with IPv6, where a /48 has [`crate::limits::SITE`] times as many.
     #[serde(default = "max_per_address")]
     pub max_per_address: usize,
     /// Failed logins after which a session is closed.
@@ -62,7 +62,7 @@ pub struct Config {
     /// Seconds in which a data connection, or a reply, takes no byte before it is given up.
     #[serde(default = "stall_seconds")]
     pub stall_seconds: u64,
-    /// Longest life of a session in seconds.
+    /// Seconds after which a session ends; a transfer that runs then is the last.
     #[serde(default = "session_seconds")]
     pub session_seconds: u64,
     /// Seconds that running transfers get when ftpd stops.

@@ -41,6 +41,10 @@ pub const BACKLOG: i32 = 1024;
 /// Connections taken from one listener before the others, and the signals, have their turn.
 pub const BATCH: usize = 64;
 
+/// Seconds without a byte on a control connection after which the client's machine is asked whether it is there, and between two such
+/// questions. A transfer may take hours, and what stands between the two forgets connections that are silent for minutes.
+pub const KEEPALIVE: u32 = 60;
+
 /// How long no connection is taken after the system had no descriptor or no memory for one.
 pub const PAUSE: Duration = Duration::from_millis(100);
 
@@ -91,8 +95,14 @@ pub fn bind(config: &Config) -> Result<Vec<TcpListener>, ForkerError> {
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, Errno> {
-    // Telnet's Synch stays in the stream; accepted sockets inherit this.
-    listener(address, |socket| setsockopt(socket, sockopt::OobInline, &true))
+    // Accepted sockets inherit these.
+    listener(address, |socket| {
+        // Telnet's Synch stays in the stream.
+        setsockopt(socket, sockopt::OobInline, &true)?;
+        setsockopt(socket, sockopt::KeepAlive, &true)?;
+        setsockopt(socket, sockopt::TcpKeepIdle, &KEEPALIVE)?;
+        setsockopt(socket, sockopt::TcpKeepInterval, &KEEPALIVE)
+    })
 }
 
 /// Listens without blocking; `prepare` sets what is particular to this socket.
@@ -367,7 +377,8 @@ impl Forker {
         }
         let origin = Origin::from(ip);
         if let Err(full) = self.sessions.admit(origin) {
-            tracing::info!(address = %ip, "{full}");
+            // It is counted. A line for each would let any stranger push all others out of the journal.
+            tracing::debug!(address = %ip, "{full}");
             self.refuse(&client, full.into(), "Too many connections, try again later");
             return None;
         }
@@ -425,7 +436,19 @@ mod tests {
             panic!("IPv6 and IPv4 are listened on apart, so the port is free");
         };
         assert_eq!(six.local_addr().unwrap().port(), port);
-        assert!(nix::sys::socket::getsockopt(&four, sockopt::OobInline).unwrap());
+    }
+
+    #[test]
+    fn what_accepted_sockets_inherit() {
+        use nix::sys::socket::getsockopt;
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::from(10_000u16)).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        assert!(getsockopt(&socket, sockopt::OobInline).unwrap());
+        assert!(getsockopt(&socket, sockopt::KeepAlive).unwrap());
+        assert_eq!(getsockopt(&socket, sockopt::TcpKeepIdle).unwrap(), KEEPALIVE);
+        assert_eq!(getsockopt(&socket, sockopt::TcpKeepInterval).unwrap(), KEEPALIVE);
     }
 
     #[test]

@@ -23,7 +23,7 @@
 //! - A byte of a file goes out only after stagerd has said that the transfer is on record. Listings are not recorded.
 //! - A data connection is the client's own address's or nobody's; whatever ends a transfer early, even kill -9, ends it with RST.
 //! - A refusal tells the client no more than its code; a failure to ask is 421 or 450, never "wrong password".
-//! - Passwords are in no log.
+//! - Passwords are in no log. What a stranger can bring about as often as he likes is counted, and at level debug only.
 
 pub mod command;
 pub mod config;

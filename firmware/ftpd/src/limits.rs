@@ -22,19 +22,41 @@ pub fn fitting(memory: u64) -> usize {
     usize::try_from(sessions).unwrap_or(usize::MAX).clamp(1, MOST_SESSIONS)
 }
 
+/// How many times the sessions of one address a whole site may have: with IPv6, where a site is given up to a /48 and
+/// can make addresses without end.
+pub const SITE: u32 = 4;
+
 /// What counts as one address: with IPv6 a /64, since that is what one subscriber has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Origin(IpAddr);
+pub struct Origin {
+    network: IpAddr,
+    site: bool,
+}
 
 impl From<IpAddr> for Origin {
     fn from(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
+        let network = match address.to_canonical() {
             IpAddr::V6(six) => {
                 let [a, b, c, d, ..] = six.segments();
                 IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
             }
             four => four,
-        })
+        };
+        Self { network, site: false }
+    }
+}
+
+impl Origin {
+    /// All that this one counts for, each with how many times the limit of an address it has: itself, and with IPv6 its /48.
+    fn counted(self) -> impl Iterator<Item = (Self, u32)> {
+        let site = match self.network {
+            IpAddr::V6(six) => {
+                let [a, b, c, ..] = six.segments();
+                Some(Self { network: IpAddr::V6(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0)), site: true })
+            }
+            IpAddr::V4(_) => None,
+        };
+        std::iter::once((self, 1)).chain(site.map(|site| (site, SITE)))
     }
 }
 
@@ -44,7 +66,7 @@ pub enum Full {
     /// `max_sessions` is reached.
     #[error("too many sessions")]
     Sessions,
-    /// `max_per_address` is reached.
+    /// `max_per_address` is reached, or [`SITE`] times as many by the /48.
     #[error("too many sessions from this address")]
     Address,
 }
@@ -77,26 +99,31 @@ impl Sessions {
         if self.by_pid.len() >= self.most {
             return Err(Full::Sessions);
         }
-        if self.by_origin.get(&origin).copied().unwrap_or(0) >= self.most_per_address {
-            return Err(Full::Address);
-        }
-        Ok(())
+        let full = |(origin, times): (Origin, u32)| {
+            let most = self.most_per_address.saturating_mul(times as usize);
+            self.by_origin.get(&origin).copied().unwrap_or(0) >= most
+        };
+        if origin.counted().any(full) { Err(Full::Address) } else { Ok(()) }
     }
 
     /// A session has started.
     pub fn insert(&mut self, pid: i32, origin: Origin) {
         if self.by_pid.insert(pid, origin).is_none() {
-            *self.by_origin.entry(origin).or_default() += 1;
+            for (origin, _) in origin.counted() {
+                *self.by_origin.entry(origin).or_default() += 1;
+            }
         }
     }
 
     /// A process has ended; false if it was no session.
     pub fn remove(&mut self, pid: i32) -> bool {
         let Some(origin) = self.by_pid.remove(&pid) else { return false };
-        if let Some(count) = self.by_origin.get_mut(&origin) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_origin.remove(&origin);
+        for (origin, _) in origin.counted() {
+            if let Some(count) = self.by_origin.get_mut(&origin) {
+                *count -= 1;
+                if *count == 0 {
+                    self.by_origin.remove(&origin);
+                }
             }
         }
         true
@@ -159,6 +186,37 @@ mod tests {
         assert!(sessions.remove(1) && !sessions.remove(1));
         assert_eq!(sessions.admit(a), Ok(()));
         assert!(sessions.remove(2) && sessions.remove(3) && sessions.count() == 0);
+        assert!(sessions.by_origin.is_empty(), "what is gone costs no memory");
+    }
+
+    #[test]
+    fn a_site_has_a_few_times_what_an_address_has() {
+        let mut sessions = Sessions::new(100, 2);
+        let mut pids = 0..;
+        // All in one /56.
+        for subnet in 0..SITE {
+            let origin = origin(&format!("2001:db8:1:ab0{subnet}::1"));
+            for _ in 0..2 {
+                assert_eq!(sessions.admit(origin), Ok(()));
+                sessions.insert(pids.next().unwrap(), origin);
+            }
+            assert_eq!(sessions.admit(origin), Err(Full::Address));
+        }
+        let fresh = origin("2001:db8:1:abff::1");
+        assert_eq!(sessions.admit(fresh), Err(Full::Address));
+        assert_eq!(sessions.admit(origin("2001:db8:2:ab00::1")), Ok(()), "another site");
+        assert!(sessions.remove(0));
+        assert_eq!(sessions.admit(fresh), Ok(()));
+        // The first /64 of a site is not the site.
+        let first = origin("2001:db8:3::1");
+        for pid in [100, 101] {
+            sessions.insert(pid, first);
+        }
+        assert_eq!(sessions.admit(first), Err(Full::Address));
+        assert_eq!(sessions.admit(origin("2001:db8:3:1::1")), Ok(()));
+        for pid in 0..=101 {
+            sessions.remove(pid);
+        }
         assert!(sessions.by_origin.is_empty(), "what is gone costs no memory");
     }
 }

@@ -42,6 +42,9 @@ use tokio_rustls::TlsAcceptor;
 /// How long a failed login is answered later than a successful one.
 pub const FAILED_LOGIN_DELAY: Duration = Duration::from_secs(1);
 
+/// How long a session that has had its time, and sends nothing any more, may take for its last words.
+pub const FAREWELL: Duration = Duration::from_secs(2);
+
 /// What PASV answers as address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Public {
@@ -99,12 +102,13 @@ pub fn run(client: TcpStream, introduced: Introduced, context: Context) -> io::R
     let runtime = runtime()?;
     let _inside = runtime.enter();
     let (stop, stopping) = watch::channel(false);
+    let (busy, mut transferring) = watch::channel(false);
     let signals = termination()?;
     let (drain, longest) = (context.config.drain(), context.config.session());
     let control = client.try_clone()?;
     let context = Arc::new(context);
     let outer = context.clone();
-    let session = serve_with(client, Box::new(Stagerd::new(introduced)?), context, stopping);
+    let session = serve_with(client, Box::new(Stagerd::new(introduced)?), context, stopping, busy);
     let outcome = runtime.block_on(async {
         let ended = async {
             // The forker, or its death, tells that it is time to go.
@@ -114,14 +118,21 @@ pub fn run(client: TcpStream, introduced: Introduced, context: Context) -> io::R
             tracing::info!("session cut: the time to finish is over");
             Ok(())
         };
+        let aged = async {
+            tokio::time::sleep(longest).await;
+            tracing::info!("session over: it was the longest allowed");
+            outer.note(Event::Limit(Limit::Session));
+            stop.send_replace(true);
+            // A transfer of hours is not broken off; its own limits hold. The gate says when it is over, unless it is gone itself.
+            let _ = transferring.wait_for(|transferring| !transferring).await;
+            tokio::time::sleep(FAREWELL).await;
+            tracing::info!("session cut: it did not end");
+            Ok(())
+        };
         tokio::select! {
             outcome = session => outcome,
             outcome = ended => outcome,
-            () = tokio::time::sleep(longest) => {
-                tracing::info!("session cut: it was the longest allowed");
-                outer.note(Event::Limit(Limit::Session));
-                Ok(())
-            }
+            outcome = aged => outcome,
         }
     });
     // A process whose other thread waits for a disk that hangs lives on for a while, and its sockets with it.
@@ -137,7 +148,8 @@ pub fn serve(client: TcpStream, gatekeeper: Box<dyn Gatekeeper>, context: Contex
     let runtime = runtime()?;
     let _inside = runtime.enter();
     let (_stop, stopping) = watch::channel(false);
-    runtime.block_on(serve_with(client, gatekeeper, Arc::new(context), stopping))
+    let (busy, _transferring) = watch::channel(false);
+    runtime.block_on(serve_with(client, gatekeeper, Arc::new(context), stopping, busy))
 }
 
 async fn serve_with(
@@ -145,11 +157,17 @@ async fn serve_with(
     gatekeeper: Box<dyn Gatekeeper>,
     context: Arc<Context>,
     stopping: watch::Receiver<bool>,
+    busy: watch::Sender<bool>,
 ) -> io::Result<()> {
     client.set_nonblocking(true)?;
     client.set_nodelay(true)?;
     let client = tokio::net::TcpStream::from_std(client)?;
-    match gate::Gate::new(client, gatekeeper, context, stopping)?.run().await {
+    let gate = match gate::Gate::new(client, gatekeeper, context, stopping, busy) {
+        // The client was gone before its session began.
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(()),
+        gate => gate?,
+    };
+    match gate.run().await {
         // The client went away, or took no reply: that is how sessions end.
         Err(error) if is_clients(&error) => Ok(()),
         outcome => outcome,
@@ -157,8 +175,16 @@ async fn serve_with(
 }
 
 fn is_clients(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, TimedOut, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | InvalidData | TimedOut | UnexpectedEof)
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, HostUnreachable, InvalidData, NetworkUnreachable, TimedOut,
+        UnexpectedEof,
+    };
+    match error.kind() {
+        BrokenPipe | ConnectionAborted | ConnectionReset | InvalidData | TimedOut | UnexpectedEof => true,
+        // So a connection ends whose keepalive is not answered, where a router has said why.
+        HostUnreachable | NetworkUnreachable => true,
+        _ => false,
+    }
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
@@ -180,4 +206,20 @@ fn termination() -> io::Result<AsyncFd<OwnedFd>> {
 fn reset_on_close(socket: &impl AsFd, reset: bool) -> io::Result<()> {
     let linger = libc::linger { l_onoff: reset.into(), l_linger: 0 };
     Ok(nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::Linger, &linger)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_sessions_end_by_their_clients() {
+        for errno in [libc::EPIPE, libc::ECONNRESET, libc::ETIMEDOUT, libc::EHOSTUNREACH, libc::ENETUNREACH] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert!(is_clients(&error), "{error}");
+        }
+        for errno in [libc::EIO, libc::EPERM, libc::EMFILE] {
+            assert!(!is_clients(&io::Error::from_raw_os_error(errno)));
+        }
+    }
 }

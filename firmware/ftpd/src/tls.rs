@@ -3,7 +3,7 @@
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::StoresServerSessions;
+use rustls::server::{ServerSessionMemoryCache, StoresServerSessions};
 use rustls::{HandshakeKind, ServerConfig};
 use std::fmt;
 use std::io;
@@ -81,34 +81,60 @@ impl Certificate {
     }
 }
 
-/// The handshake of a data connection; tells also whether it has resumed a session of its control connection, or one that follows
-/// from such a session. One that it makes anew is never to be resumed: else whoever was refused for it would get in by it.
-///
-/// # Errors
-/// The handshake's.
-pub async fn accept_data(control: &TlsAcceptor, socket: TcpStream) -> io::Result<(TlsStream<TcpStream>, bool)> {
-    let mut config = ServerConfig::clone(control.config());
-    let held = Arc::new(Held { control: config.session_storage.clone(), new: Mutex::default() });
-    config.session_storage = held.clone();
-    let stream = TlsAcceptor::from(Arc::new(config)).accept(socket).await?;
-    let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
-    if resumed {
-        held.release();
+/// Tickets of data connections that a control connection keeps: those of its last 32.
+pub const DATA_TICKETS: usize = 64;
+
+/// How the data connections of one control connection are accepted.
+#[derive(Clone)]
+pub struct DataAcceptor {
+    control: TlsAcceptor,
+    /// Apart from the control connection's own: with as many data connections as one likes, these are never pushed out.
+    made: Arc<ServerSessionMemoryCache>,
+}
+
+impl DataAcceptor {
+    /// For a control connection that was accepted by this.
+    pub fn new(control: TlsAcceptor) -> Self {
+        Self { control, made: ServerSessionMemoryCache::new(DATA_TICKETS) }
     }
-    Ok((stream, resumed))
+
+    /// The handshake of a data connection; tells also whether it has resumed a session of its control connection, or one that follows
+    /// from such a session. One that it makes anew is never to be resumed: else whoever was refused for it would get in by it.
+    ///
+    /// # Errors
+    /// The handshake's.
+    pub async fn accept(&self, socket: TcpStream) -> io::Result<(TlsStream<TcpStream>, bool)> {
+        let (config, held) = self.config();
+        let stream = TlsAcceptor::from(config).accept(socket).await?;
+        let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+        if resumed {
+            held.release();
+        }
+        Ok((stream, resumed))
+    }
+
+    /// For one data connection.
+    fn config(&self) -> (Arc<ServerConfig>, Arc<Held>) {
+        let mut config = ServerConfig::clone(self.control.config());
+        let control = config.session_storage.clone();
+        let held = Arc::new(Held { control, made: self.made.clone(), new: Mutex::default() });
+        config.session_storage = held.clone();
+        (config.into(), held)
+    }
 }
 
 /// The sessions of a control connection as a data connection sees them: it may resume each, and those that it makes itself are held
 /// back until it has proven to belong there. They neither count nor push others out before.
 struct Held {
     control: Arc<dyn StoresServerSessions>,
+    made: Arc<ServerSessionMemoryCache>,
     new: Mutex<Vec<(Vec<u8>, Vec<u8>)>>,
 }
 
 impl Held {
     fn release(&self) {
         for (key, value) in self.new.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            self.control.put(key, value);
+            self.made.put(key, value);
         }
     }
 }
@@ -126,10 +152,12 @@ impl StoresServerSessions for Held {
         true
     }
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.control.get(key)
+        self.control.get(key).or_else(|| self.made.get(key))
     }
+    /// TLS 1.3 asks by this. Clients with GnuTLS, as FileZilla, offer the same ticket of the control connection for each data connection,
+    /// so it stays. Tickets are for one time where data comes with them (0-RTT), which is not offered here.
     fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.control.take(key)
+        self.get(key)
     }
     /// Asked only for the sessions of TLS 1.2 that are made anew.
     fn can_cache(&self) -> bool {
@@ -208,19 +236,83 @@ mod tests {
 
     #[test]
     fn what_a_data_connection_makes_is_held_back() {
-        let control = rustls::server::ServerSessionMemoryCache::new(4);
+        let control = ServerSessionMemoryCache::new(4);
         let key = |n: u8| vec![n];
         assert!(control.put(key(0), key(100)) && control.put(key(1), key(101)));
-        let held = Held { control: control.clone(), new: Mutex::default() };
+        let made = ServerSessionMemoryCache::new(DATA_TICKETS);
+        let held = Held { control: control.clone(), made, new: Mutex::default() };
         for n in 2..20 {
             assert!(held.put(key(n), key(100 + n)));
             assert_eq!((held.get(&key(n)), control.get(&key(n))), (None, None), "it is nobody's yet");
         }
         assert_eq!((held.get(&key(0)), held.take(&key(1))), (Some(key(100)), Some(key(101))), "none was pushed out");
-        assert_eq!(control.get(&key(1)), None, "a ticket is for one time");
         assert!(!format!("{held:?}").contains("119"), "secrets are in no log");
         held.release();
         assert_eq!(held.take(&key(19)), Some(key(119)));
+    }
+
+    /// What a server of data connections makes of this first message.
+    fn kind(data: &DataAcceptor, hello: &[u8]) -> (Option<HandshakeKind>, Arc<Held>) {
+        let (config, held) = data.config();
+        let mut server = rustls::ServerConnection::new(config).unwrap();
+        server.read_tls(&mut &*hello).unwrap();
+        server.process_new_packets().unwrap();
+        (server.handshake_kind(), held)
+    }
+
+    fn pass(from: &mut rustls::Connection, to: &mut rustls::Connection) {
+        let mut wire = Vec::new();
+        while from.wants_write() {
+            from.write_tls(&mut wire).unwrap();
+        }
+        let mut wire = &*wire;
+        while !wire.is_empty() {
+            to.read_tls(&mut wire).unwrap();
+            to.process_new_packets().unwrap();
+        }
+    }
+
+    /// A client's session with this server, and the first message by which he would resume it.
+    fn hello_after(control: &TlsAcceptor, cert: &Path) -> Vec<u8> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(cert).unwrap()).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap();
+        let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+        let client = || rustls::ClientConnection::new(config.clone(), "one.example".try_into().unwrap()).unwrap();
+        let mut first = rustls::Connection::from(client());
+        let mut server = rustls::ServerConnection::new(control.config().clone()).unwrap().into();
+        while first.wants_write() {
+            pass(&mut first, &mut server);
+            pass(&mut server, &mut first);
+        }
+        let mut hello = Vec::new();
+        client().write_tls(&mut hello).unwrap();
+        hello
+    }
+
+    #[test]
+    fn a_ticket_of_the_control_connection_is_for_all_its_data_connections() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = write(dir.path(), "one.example");
+        // Each session has a process of its own, and in it an acceptor of its own.
+        let [control, other] = [(); 2].map(|()| acceptor(&cert, &key).unwrap());
+        let (ticket, foreign) = (hello_after(&control, &cert), hello_after(&other, &cert));
+        let data = DataAcceptor::new(control);
+        for number in 0..300_u16 {
+            let (kind, held) = kind(&data, &ticket);
+            assert_eq!(kind, Some(HandshakeKind::Resumed), "data connection {number}");
+            // The two tickets of each.
+            for name in ["a", "b"] {
+                assert!(held.put(format!("{number}{name}").into_bytes(), Vec::new()));
+            }
+            held.release();
+        }
+        let (kind, held) = kind(&data, &foreign);
+        assert_eq!(kind, Some(HandshakeKind::Full), "it is of another control connection");
+        let kept = |number: usize| held.get(format!("{number}a").as_bytes()).is_some();
+        assert!(kept(299) && kept(300 - DATA_TICKETS / 2) && !kept(299 - DATA_TICKETS / 2));
     }
 
     #[test]

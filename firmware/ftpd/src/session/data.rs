@@ -3,7 +3,7 @@
 use super::pump::Line;
 use super::{Context, reset_on_close};
 use crate::metrics::{Event, Limit};
-use crate::tls::{accept_data, version};
+use crate::tls::{DataAcceptor, version};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -34,8 +33,8 @@ pub(super) enum Data {
 /// How data connections are protected.
 #[derive(Clone)]
 pub(super) struct Private {
-    /// The certificate.
-    pub(super) acceptor: TlsAcceptor,
+    /// What the control connection has of TLS.
+    pub(super) acceptor: DataAcceptor,
     /// Only a connection that resumes the control connection's TLS session is taken.
     pub(super) resumed: bool,
 }
@@ -84,7 +83,8 @@ impl Passive {
                     break socket;
                 }
                 context.note(Event::Limit(Limit::Stranger));
-                tracing::info!(address = %from.ip(), "a stranger on a passive port was turned away");
+                // It is counted; see the forker's refusals.
+                tracing::debug!(address = %from.ip(), "a stranger on a passive port was turned away");
             };
             drop(listener);
             reset_on_close(&socket, true)?;
@@ -92,7 +92,7 @@ impl Passive {
             let _ = tell.send(());
             Ok(match tls {
                 Some(tls) => {
-                    let (mut stream, resumed) = accept_data(&tls.acceptor, socket).await?;
+                    let (mut stream, resumed) = tls.acceptor.accept(socket).await?;
                     stream.get_mut().1.set_buffer_limit(Some(BLOCK));
                     if tls.resumed && !resumed {
                         // Only who holds the control connection's session can resume it: this process knows no other.

@@ -1,22 +1,23 @@
 //! The gate: what the client says goes through its table, and only well-formed questions with absolute paths go on to libunftp.
 
+mod retrieve;
+
 use super::client::Client;
 use super::data::{Passive, Private};
 use super::disk::{self, Disk};
 use super::inner::Inner;
-use super::progress::{Progress, counted};
-use super::pump::{self, Cut, Left, Order};
 use super::shared::{Body, Shared, Slot, Verdict, Work};
-use super::transfer::{Failure, transfer};
+use super::transfer::transfer;
 use super::{Context, Public};
 use crate::command::{Action, Listing, Query, View, decide, keeps_restart};
 use crate::confine::no_more_threads;
 use crate::facts::Facts;
-use crate::gatekeeper::{Gatekeeper, Outcome, Over, Refusal};
+use crate::gatekeeper::{Gatekeeper, Refusal};
 use crate::line::Line;
 use crate::metrics::{Event, Limit, Login};
 use crate::path::{quoted, resolve};
 use crate::reply::Reply;
+use crate::tls::DataAcceptor;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
@@ -25,11 +26,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tobj::{Fault, Secret};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
-
-/// How long the end of a transfer that was cut waits for the last count, before it takes the one that was written last.
-const LAST_COUNT: Duration = Duration::from_millis(250);
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Commands that may come to nothing between the beginnings of two transfers, before each further one of them waits: errors, and ports
 /// that nothing is fetched by.
@@ -68,6 +66,8 @@ pub(super) struct Gate {
     shared: Arc<Shared>,
     context: Arc<Context>,
     stopping: watch::Receiver<bool>,
+    /// A transfer is asked for or under way.
+    busy: watch::Sender<bool>,
     local: IpAddr,
     user: Option<String>,
     /// Where bytes are counted; there from the login on.
@@ -82,6 +82,8 @@ pub(super) struct Gate {
     cwd: String,
     facts: Facts,
     passive: Option<Passive>,
+    /// From the first private data connection on.
+    data_acceptor: Option<DataAcceptor>,
 }
 
 impl Gate {
@@ -90,6 +92,7 @@ impl Gate {
         gatekeeper: Box<dyn Gatekeeper>,
         context: Arc<Context>,
         stopping: watch::Receiver<bool>,
+        busy: watch::Sender<bool>,
     ) -> io::Result<Self> {
         let (peer, local) = (client.peer_addr()?.ip().to_canonical(), client.local_addr()?.ip().to_canonical());
         let (sender, work) = mpsc::channel(1);
@@ -114,6 +117,7 @@ impl Gate {
             shared,
             context,
             stopping,
+            busy,
             local,
             user: None,
             counter: None,
@@ -126,6 +130,7 @@ impl Gate {
             cwd: "/".to_owned(),
             facts: Facts::default(),
             passive: None,
+            data_acceptor: None,
         })
     }
 
@@ -169,7 +174,9 @@ impl Gate {
                         self.secure().await?;
                         continue;
                     }
+                    self.busy.send_replace(matches!(action, Action::Retrieve(_) | Action::List(..)));
                     let answer = self.act(action).await?;
+                    self.busy.send_replace(false);
                     if answer.last {
                         return self.end(&answer.text).await;
                     }
@@ -336,7 +343,8 @@ impl Gate {
                 Ok(farewell("421 Logins cannot be checked now, try again later"))
             }
             (Some(Verdict::Refused(_)), _) => {
-                tracing::info!(address = %self.shared.peer, tls, "login refused");
+                // stagerd has it in the audit trail. A line for each would let any stranger push all others out of the journal.
+                tracing::debug!(address = %self.shared.peer, tls, "login refused");
                 Ok(self.failed_login().await)
             }
             // stagerd said yes to a session that is not confined, or whose state nobody knows: it ends here.
@@ -363,8 +371,10 @@ impl Gate {
         // A task that was aborted keeps its listener until the runtime comes round to it.
         tokio::task::yield_now().await;
         let config = &self.context.config;
-        let private = |acceptor| Private { acceptor, resumed: config.require_data_resumption };
-        let tls = self.context.tls.clone().filter(|_| self.private).map(private);
+        let tls = self.context.tls.clone().filter(|_| self.private).map(|control| Private {
+            acceptor: self.data_acceptor.get_or_insert_with(|| DataAcceptor::new(control)).clone(),
+            resumed: config.require_data_resumption,
+        });
         let Some((passive, port)) = Passive::open(self.local, &self.context, self.shared.peer, tls)? else {
             self.context.note(Event::Limit(Limit::Passive));
             return Ok("425 No free port".to_owned());
@@ -444,104 +454,6 @@ impl Gate {
         Ok(())
     }
 
-    async fn retrieve(&mut self, name: &str) -> io::Result<Answer> {
-        let offset = std::mem::take(&mut self.offset);
-        let Some(passive) = self.passive.take() else { return Ok("425 PASV or EPSV comes first".into()) };
-        let path = resolve(&self.cwd, name);
-        self.shared.offset.store(offset, Relaxed);
-        let (work, _loopback) = match self.begin("RETR", &path).await? {
-            Ok(begun) => begun,
-            Err(answer) => return Ok(answer),
-        };
-        let Body::File { file, from, to } = work.body else { return Err(io::Error::other("RETR of a listing")) };
-        let tls = self.client.tls().filter(|_| self.private);
-        let asked = async { self.shared.gatekeeper.lock().await.begin(&path, from, tls).await };
-        let (begun, aborted) = self.client.settle(asked).await?;
-        let outcome = match begun {
-            Ok(number) if aborted => {
-                self.close_record(number, Over { bytes: 0, tls: None, outcome: Outcome::Aborted }).await;
-                Ok(Err(Failure::Aborted))
-            }
-            Ok(number) => Ok(self.send_file(passive, number, file, from, to).await?),
-            Err(refusal) => Err(refusal),
-        };
-        self.over(work.done).await?;
-        Ok(match outcome {
-            _ if aborted => "".into(),
-            Ok(Ok(())) => "226 Sent".into(),
-            Ok(Err(failure)) => failure.reply().into(),
-            Err(refusal) => refused(&refusal),
-        })
-    }
-
-    /// Sends a file whose transfer is on record, and closes the record.
-    async fn send_file(
-        &mut self,
-        passive: Passive,
-        number: u64,
-        file: File,
-        from: u64,
-        to: u64,
-    ) -> io::Result<Result<(), Failure>> {
-        let Some(counter) = self.counter.clone() else { return Err(io::ErrorKind::PermissionDenied.into()) };
-        let config = &self.context.config;
-        let (stall, rate) = (config.stall(), config.session_bytes_per_second);
-        let (progress, left) = (Progress::new(counter.clone()), Left::default());
-        let order = Order { file, from, to, progress, stall, rate, left: left.clone() };
-        let (tell, mut told) = oneshot::channel();
-        let (begun, mut tls) = (Instant::now(), None);
-        let disk = &self.shared.disk;
-        let announced = || self.fruitless = 0;
-        let sent = transfer(&mut self.client, passive, config, announced, async |data| {
-            tls = data.tls();
-            let line = data.into_line()?;
-            let cut = Cut::of(&line, left)?;
-            let outcome = disk.begin(move || {
-                let sent = pump::send(line, order);
-                let _ = tell.send(sent.bytes);
-                sent.outcome
-            });
-            let outcome = tokio::select! {
-                outcome = outcome? => outcome.map_err(io::Error::other)?,
-                () = stuck(&counter, stall) => return Err(io::Error::from_raw_os_error(libc::EIO)),
-            };
-            cut.spare();
-            outcome
-        })
-        .await;
-        // After ABOR the pump ends in a moment; unless it waits for the disk, it knows what has come to the client.
-        let bytes = match timeout(LAST_COUNT, &mut told).await {
-            Ok(Ok(bytes)) => bytes,
-            _ => counted(&counter),
-        };
-        let outcome = match &sent {
-            Ok(Ok(())) => Outcome::Complete,
-            Ok(Err(Failure::Aborted)) => Outcome::Aborted,
-            Ok(Err(_)) => Outcome::Failed,
-            // The client closed its control connection.
-            Err(_) => Outcome::Aborted,
-        };
-        tracing::info!(number, from, bytes, tls = self.private, outcome = outcome.as_str(), "transfer over");
-        let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let whole = outcome == Outcome::Complete;
-        self.context.note(Event::Transfer { tls: self.private, whole, bytes, millis });
-        if let Ok(Err(failure)) = &sent
-            && let Some(limit) = failure.limit()
-        {
-            self.context.note(Event::Limit(limit));
-        }
-        self.close_record(number, Over { bytes, tls, outcome }).await;
-        sent
-    }
-
-    async fn close_record(&mut self, number: u64, over: Over) {
-        let ended = self.shared.gatekeeper.lock().await.end(number, over).await;
-        if let Err(refusal) = ended {
-            // The bytes are with the client. stagerd closes the record itself, by the count that it shares.
-            tracing::warn!("the end of a transfer could not be told: {}", daemon::report(&refusal));
-        }
-    }
-
     /// SITE SHA256: the storeroom keeps objects by their hash, so nothing has to be read for it.
     async fn digest(&mut self, name: &str) -> io::Result<Answer> {
         let path = resolve(&self.cwd, name);
@@ -605,17 +517,5 @@ async fn begun(
     tokio::select! {
         Some(work) = work.recv() => Ok(Ok((work, loopback))),
         reply = inner.answer() => Ok(Err(reply?)),
-    }
-}
-
-/// Waits until the count of a transfer has not grown for two such times: then not the client stalls, which the pump would have
-/// noticed, but the disk.
-async fn stuck(counter: &File, stall: Duration) {
-    let (mut last, mut still) = (counted(counter), 0);
-    while still < 2 {
-        sleep(stall).await;
-        let now = counted(counter);
-        still = if now == last { still + 1 } else { 0 };
-        last = now;
     }
 }

@@ -1,14 +1,17 @@
 //! Who gets in, what he finds there, and what he does not.
 
-use crate::client::Client;
-use crate::daemon::{start, start_with};
+use crate::client::{Client, connect, connect_from};
+use crate::daemon::{start, start_talking, start_with};
 use crate::stagerd::{PASSWORD, USER};
+use nix::sys::socket::{setsockopt, sockopt};
+use std::io::Read;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 use tobj::{Fault, Request};
 
 #[test]
 fn wrong_passwords_are_slow_and_few() {
-    let mut daemon = start();
+    let mut daemon = start_talking();
     let mut client = Client::greeted(daemon.v4);
     let begun = Instant::now();
     for (user, password) in [(USER, "wrong"), ("nobody", PASSWORD), (USER, "")] {
@@ -20,6 +23,36 @@ fn wrong_passwords_are_slow_and_few() {
     let log = daemon.whole_log();
     assert_eq!(log.matches("login refused").count(), 2, "{log}");
     assert!(!log.contains("wrong") && !log.contains(PASSWORD), "{log}");
+}
+
+#[test]
+fn strangers_write_no_journal() {
+    let mut daemon = start_with("max_per_address = 1");
+    let mut client = Client::greeted(daemon.v4);
+    client.ask("USER nobody", 331);
+    client.ask("PASS wrong", 530);
+    Client::new(daemon.v4).expect(421);
+    client.login();
+    let mut stranger = connect_from(Ipv4Addr::new(127, 0, 0, 9), client.passive()).unwrap();
+    assert!(!matches!(stranger.read(&mut [0]), Ok(n) if n > 0));
+    let log = daemon.whole_log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("address=127.0.0.")).collect();
+    // Where it listens, and who has come in.
+    assert!(matches!(lines[..], [first, last] if first.contains("listening") && last.contains("logged in")), "{log}");
+}
+
+#[test]
+fn who_is_gone_before_he_is_greeted_is_no_failure() {
+    let mut daemon = start();
+    for _ in 0..50 {
+        let socket = connect(daemon.v4);
+        // Closed by RST.
+        setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+    }
+    // All were taken before this one.
+    Client::greeted(daemon.v4);
+    let log = daemon.whole_log();
+    assert!(!log.contains("failed"), "{log}");
 }
 
 #[test]

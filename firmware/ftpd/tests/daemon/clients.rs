@@ -323,3 +323,36 @@ fn ftp_foreign_clients() {
         println!("{}", client.name);
     }
 }
+
+/// What FileZilla does, with what OpenSSL has for it: each data connection offers what the control connection was given last, and is
+/// refused by the client if that is not taken.
+const ONE_SESSION: &str = r#"
+import ftplib, os, ssl
+class One(ftplib.FTP_TLS):
+    def ntransfercmd(self, cmd, rest=None):
+        conn, size = ftplib.FTP.ntransfercmd(self, cmd, rest)
+        conn = self.context.wrap_socket(conn, server_hostname=self.host, session=self.sock.session)
+        assert conn.session_reused, "a full handshake"
+        return conn, size
+ftp = One(context=ssl._create_unverified_context())
+ftp.connect("127.0.0.1", int(os.environ["PORT"]), timeout=60)
+ftp.login(os.environ["FTP_USER"], os.environ["PASS"])
+ftp.prot_p()
+assert ftp.sock.version() == "TLSv1.3"
+for _ in range(300): assert ftp.nlst() == ["a"]
+ftp.quit()
+"#;
+
+#[test]
+#[ignore = "long: needs python3"]
+fn ftp_one_ticket_for_all_data_connections() {
+    let (daemon, _) = ftps::start("require_data_resumption = true");
+    daemon.stagerd.put("a", 3);
+    let output = Command::new("python3")
+        .args(["-c", ONE_SESSION])
+        .env("PORT", daemon.v4.port().to_string())
+        .envs([("FTP_USER", USER), ("PASS", PASSWORD)])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -45,7 +45,16 @@ pub(crate) fn public_dir() -> tempfile::TempDir {
     dir
 }
 
+/// With the defaults, and with all in the log that it ever says.
+pub(crate) fn start_talking() -> Daemon {
+    start_at(public_dir(), "", Some("debug"))
+}
+
 pub(crate) fn start_in(dir: tempfile::TempDir, more: &str) -> Daemon {
+    start_at(dir, more, None)
+}
+
+fn start_at(dir: tempfile::TempDir, more: &str, level: Option<&str>) -> Daemon {
     let stagerd = Stagerd::start(&dir.path().join("sessions.sock"));
     let more = more.replace("{dir}", dir.path().to_str().unwrap());
     let config = dir.path().join("ftpd.toml");
@@ -57,6 +66,7 @@ pub(crate) fn start_in(dir: tempfile::TempDir, more: &str) -> Daemon {
         .arg("--config")
         .arg(&config)
         .env_remove("RUST_LOG")
+        .envs(level.map(|level| ("RUST_LOG", level)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -155,14 +155,54 @@ fn transfers_that_are_aborted_were_transfers() {
 #[test]
 fn the_longest_life_of_a_session() {
     let daemon = start_with("session_seconds = 2\nstall_seconds = 60");
-    daemon.stagerd.put("big", 24 << 20);
-    let mut idle = Client::logged_in(daemon.v4);
+    let bytes = daemon.stagerd.put("big", 24 << 20);
     let mut busy = Client::logged_in(daemon.v4);
-    let mut data = busy.begin("RETR big");
-    within(0.5, 20.0, || idle.expect_end());
+    let mut aborting = Client::logged_in(daemon.v4);
+    let (mut data, _unread) = (busy.begin("RETR big"), aborting.begin("RETR big"));
+    // The last to come: when his time is over, that of the others is.
+    let mut idle = Client::logged_in(daemon.v4);
+    within(0.5, 20.0, || idle.expect(421));
+    idle.expect_end();
+    // What runs may end, and is the last.
+    busy.ask("NOOP", 200);
+    busy.send("SIZE big");
+    let mut got = Vec::new();
+    data.read_to_end(&mut got).unwrap();
+    assert!(got == bytes);
+    aborting.ask("ABOR", 426);
+    for client in [&mut busy, &mut aborting] {
+        client.expect(226);
+        client.expect(421);
+        client.expect_end();
+    }
+    until("all are over", || daemon.sessions().is_empty());
+}
+
+#[test]
+fn a_last_transfer_stalls_as_any_other() {
+    let daemon = start_with("session_seconds = 2\nstall_seconds = 3");
+    daemon.stagerd.put("big", 24 << 20);
+    let mut client = Client::logged_in(daemon.v4);
+    let mut data = client.begin("RETR big");
+    assert!(within(2.0, 20.0, || client.expect(426)).contains("stalled"));
+    client.expect(421);
+    client.expect_end();
     assert_eq!(data.read_to_end(&mut Vec::new()).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    busy.expect_end();
-    until("both are over", || daemon.sessions().is_empty());
+}
+
+#[test]
+fn the_last_words_of_a_session() {
+    let daemon = start_with("session_seconds = 2");
+    daemon.stagerd.put("a", 3);
+    daemon.stagerd.hold_digests(true);
+    let longest = 2.0 + ftpd::session::FAREWELL.as_secs_f64();
+    within(longest, longest + 10.0, || {
+        let mut client = Client::logged_in(daemon.v4);
+        client.send("SITE SHA256 a");
+        // A question that is not answered is no transfer.
+        client.expect_end();
+    });
+    daemon.stagerd.hold_digests(false);
 }
 
 #[test]
@@ -218,6 +258,15 @@ fn the_unit_has_room_for_what_the_limits_allow() {
     // Each session may have a second thread for its disk.
     assert!(value("TasksMax").parse::<usize>().unwrap() > 2 * ftpd::limits::MOST_SESSIONS);
     assert!(value("LimitNOFILE").parse::<usize>().unwrap() > ftpd::limits::MOST_SESSIONS);
+}
+
+#[test]
+fn the_unit_bounds_what_goes_to_the_journal() {
+    let own = "/../../image/rootfs/download/usr/lib/systemd/system/ftpd.service.d/20-own.conf";
+    let own = std::fs::read_to_string(format!("{}{own}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    for line in ["LogRateLimitIntervalSec=30s", "LogRateLimitBurst=300"] {
+        assert!(own.lines().any(|l| l == line), "{own}");
+    }
 }
 
 #[test]
