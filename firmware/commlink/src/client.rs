@@ -21,6 +21,7 @@ use crate::channel::Channel;
 use crate::connection::{Connection, ConnectionError, Sent};
 use crate::dial::{self, DialError, Ports};
 use crate::keyring::Keyring;
+use crate::policy;
 use crate::sealed::{self, SealError};
 use backoff::Backoff;
 use pool::Pool;
@@ -121,6 +122,8 @@ pub enum CallError {
     Broken {
         /// Whose.
         peer: String,
+        /// Whether the request may have been carried out.
+        asked: bool,
         /// Why.
         #[source]
         source: ConnectionError,
@@ -139,11 +142,12 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Whether it may be another thing in a moment.
-    fn passes(&self) -> bool {
+    /// Whether it may be another thing in a moment, and the request may be sent again.
+    fn passes(&self, repeatable: bool) -> bool {
         match self {
             Self::UnknownPeer(_) | Self::Request(_) | Self::Random(_) | Self::Late { .. } => false,
             Self::Unreachable { source, .. } => !matches!(**source, ReachError::Busy),
+            Self::Broken { asked: true, .. } if !repeatable => false,
             Self::Broken { source, .. } => !matches!(
                 source,
                 ConnectionError::Source
@@ -269,7 +273,8 @@ impl Client {
         self.call_message(peer, Message::request(request)?).await
     }
 
-    /// Asks with an ID of the caller's, so that it may ask again later and get the same answer.
+    /// Asks with an ID of the caller's, so that it may ask again later and get the same answer. After a break it is asked
+    /// again here, too, unless it is not [repeatable](policy::is_repeatable) and the peer may have taken it.
     ///
     /// # Errors
     /// [`CallError`].
@@ -307,19 +312,17 @@ impl Client {
         let mut idle = to.pool.take(|link| self.is_good(link));
         loop {
             let pooled = idle.is_some();
-            let (error, again) = match self.attempt(to, idle.take(), &message, &mut literal).await {
+            let error = match self.attempt(to, idle.take(), &message, &mut literal).await {
                 Ok(reply) => return Ok(reply),
-                Err(error) => {
-                    let again = error.passes() && !literal.touched;
-                    (error, again)
-                }
+                Err(error) => error,
             };
-            if !again {
+            // What is idle may all have died with the peer, or on the way without a word: nobody else shall wait for that.
+            to.pool.clear();
+            if literal.touched || !error.passes(message.is_repeatable()) {
                 return Err(error);
             }
             tracing::debug!(peer, "to be tried again: {}", daemon::report(&error));
-            // What is idle may all have died with the peer, so that a new connection may well work at once.
-            to.pool.clear();
+            // A new connection may well work at once.
             if !pooled {
                 let Some(pause) = backoff.next()? else { return Err(error) };
                 sleep(pause).await;
@@ -350,14 +353,14 @@ impl Client {
             // What was not sent of the literal would be taken for the next request.
             Ok(Some((reply, Sent::Early))) => Ok(reply),
             // The answer may still come, and would be taken for that to the next request.
-            Ok(None) => Err(CallError::Late { peer: to.name.clone(), limit: limit(&message.message) }),
-            Err(source) => Err(CallError::Broken { peer: to.name.clone(), source }),
+            Ok(None) => Err(CallError::Late { peer: to.name.clone(), limit: message.answer_within() }),
+            Err(failure) => Err(failure.of(&to.name)),
         }
     }
 
     /// Whether an idle connection may take another request.
-    fn is_good(&self, link: &Link) -> bool {
-        !link.session().is_over() && self.keyring.holds(link.session().bag())
+    fn is_good(&self, link: &mut Link) -> bool {
+        !link.session().is_over() && self.keyring.holds(link.session().bag()) && !link.is_spent()
     }
 
     /// Asks on a connection of its own, which it then ends; with the answer, the bag that was used.
@@ -367,7 +370,7 @@ impl Client {
         let mut backoff = Backoff::new(self.failover);
         loop {
             let error = match self.ask_once(to, &message).await {
-                Err(error) if error.passes() => error,
+                Err(error) if error.passes(true) => error,
                 other => return other,
             };
             let Some(pause) = backoff.next()? else { return Err(error) };
@@ -384,8 +387,8 @@ impl Client {
                 let _ = link.end().await;
                 Ok((reply, bag))
             }
-            Ok(None) => Err(CallError::Late { peer: to.name.clone(), limit: limit(&message.message) }),
-            Err(source) => Err(CallError::Broken { peer: to.name.clone(), source }),
+            Ok(None) => Err(CallError::Late { peer: to.name.clone(), limit: message.answer_within() }),
+            Err(failure) => Err(failure.of(&to.name)),
         }
     }
 
@@ -410,13 +413,13 @@ impl Client {
             let (host, bags, peer) = (host.clone(), self.keyring.current(), to.name.clone());
             async move {
                 let bags = bags.of_peer(&peer).ok_or_else(|| SealError::UnknownLink(peer.clone()))?;
-                let stream = dial::connect(&host, port).await?;
+                let newest = bags.first().ok_or_else(|| SealError::UnknownLink(peer.clone()))?;
+                let stream = dial::connect(&host, port, newest.kind()).await?;
                 let local = stream.local_addr()?.port();
                 let transport: Box<dyn Transport> = Box::new(stream);
                 if seal {
                     return Ok(Connection::new(sealed::open(transport, bags).await?));
                 }
-                let newest = bags.first().ok_or_else(|| SealError::UnknownLink(peer.clone()))?;
                 Ok(Connection::new(Channel::unsealed(transport, newest.clone(), local)))
             }
         })
@@ -436,7 +439,7 @@ impl Client {
             Ok(Some((Reply::Done {}, _))) => {}
             Ok(Some(_)) => return Err(ReachError::Refused(via.to_owned())),
             Ok(None) => return Err(late()),
-            Err(source) => return Err(failed(CallError::Broken { peer: via.to_owned(), source })),
+            Err(failure) => return Err(failed(failure.of(via))),
         }
         let bags = self.keyring.current();
         let bags = bags.of_peer(&to.name).unwrap_or_default();
@@ -449,11 +452,23 @@ fn unreachable(to: &Destination, source: ReachError) -> CallError {
     CallError::Unreachable { peer: to.name.clone(), source: Box::new(source) }
 }
 
-fn limit(message: &Message) -> Duration {
-    match &message.body {
-        Body::Request(request) if matches!(request.tag(), RequestTag::WaitRevocations | RequestTag::ObjectPut) => {
-            LONG_ANSWER
-        }
+/// How long a client waits for the answer to such a request, from the end of the request on.
+pub(crate) fn answer_within(request: RequestTag) -> Duration {
+    use RequestTag as Tag;
+    match request {
+        // Waits for something to happen.
+        Tag::WaitRevocations
+        // The end of a literal: all of it is made durable, and an update is read back from a slow stick.
+        | Tag::ObjectPut
+        | Tag::ObjectAppend
+        | Tag::UpdatePush
+        // A unit is started and waited for: it makes an array, or recovers the log of a file system.
+        | Tag::StorageCreate
+        | Tag::StorageStart
+        | Tag::StorageAdd
+        | Tag::StorageReplace
+        // The machine asks another one, twice.
+        | Tag::KeysRotate => LONG_ANSWER,
         _ => ANSWER,
     }
 }
@@ -468,36 +483,73 @@ impl Encoded {
     fn new(message: Message) -> Result<Self, tobj::Invalid> {
         Ok(Self { text: message.encode()?.into(), message })
     }
+
+    fn tag(&self) -> Option<RequestTag> {
+        match &self.message.body {
+            Body::Request(request) => Some(request.tag()),
+            Body::Reply(_) => None,
+        }
+    }
+
+    fn answer_within(&self) -> Duration {
+        self.tag().map_or(ANSWER, answer_within)
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.tag().is_none_or(policy::is_repeatable)
+    }
+}
+
+/// Why a transaction has no answer.
+struct Failure {
+    source: ConnectionError,
+    /// Whether the peer may have taken the request.
+    asked: bool,
+}
+
+impl Failure {
+    /// Of a request that did not get through whole.
+    fn unasked(source: ConnectionError) -> Self {
+        Self { source, asked: false }
+    }
+
+    /// Of one that did, as far as is known.
+    fn asked(source: ConnectionError) -> Self {
+        Self { source, asked: true }
+    }
+
+    fn of(self, peer: &str) -> CallError {
+        CallError::Broken { peer: peer.to_owned(), asked: self.asked, source: self.source }
+    }
 }
 
 /// One transaction: the answer, and whether it came before the end of the literal; `None` if it did not come in time.
-async fn transact<R>(
-    link: &mut Link,
-    request: &Encoded,
-    literal: &mut R,
-) -> Result<Option<(Reply, Sent)>, ConnectionError>
+async fn transact<R>(link: &mut Link, request: &Encoded, literal: &mut R) -> Result<Option<(Reply, Sent)>, Failure>
 where
     R: AsyncRead + Unpin + ?Sized,
 {
+    let limit = request.answer_within();
     let Encoded { message: request, text } = request;
     let (is_sealed, port) = (link.session().is_sealed(), link.session().port());
     if !is_sealed && request.literal.is_some() {
-        return Err(ConnectionError::Unsealed);
+        return Err(Failure::unasked(ConnectionError::Unsealed));
     }
     // Without seal, a peer for whom the keys are others can only close.
     let failed = |error| match error {
         ConnectionError::Io(_) | ConnectionError::Ended if !is_sealed => ConnectionError::Unanswered(port),
         error => error,
     };
-    link.send_text(text).await.map_err(failed)?;
+    link.send_text(text).await.map_err(|error| Failure::unasked(failed(error)))?;
     let sent = match request.literal {
-        Some(n) => link.send_literal(literal, n).await?,
+        Some(n) => link.send_literal(literal, n).await.map_err(Failure::unasked)?,
         None => Sent::Whole,
     };
-    let Ok(answer) = timeout(limit(request), link.receive()).await else { return Ok(None) };
-    match answer.and_then(|answer| answer.ok_or(ConnectionError::Ended)).map_err(failed)? {
-        Message { id, literal: None, body: Body::Reply(reply) } if id == request.id => Ok(Some((reply, sent))),
-        _ => Err(ConnectionError::Mismatch),
+    let Ok(answer) = timeout(limit, link.receive()).await else { return Ok(None) };
+    match answer.map_err(|error| Failure::asked(failed(error)))? {
+        Some(Message { id, literal: None, body: Body::Reply(reply) }) if id == request.id => Ok(Some((reply, sent))),
+        Some(_) => Err(Failure::asked(ConnectionError::Mismatch)),
+        // A server ends a session between transactions only; where there is a seal, nobody else can have done it.
+        None => Err(Failure { source: failed(ConnectionError::Ended), asked: !is_sealed }),
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use commlink_proto::{Decoder, Encoder, LineBuffer, PacketError, PacketKey};
@@ -232,6 +232,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Poll::Ready(Ok(Sent::Whole))
         })
         .await
+    }
+
+    /// Whether nothing can be asked here any more: the peer has ended the session or the connection, or speaks unasked.
+    pub(crate) fn is_spent(&mut self) -> bool {
+        Pin::new(&mut self.stream).poll_fill_buf(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// Ends the session for the peer.

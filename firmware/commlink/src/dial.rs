@@ -4,12 +4,15 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
+use keys::LinkKind;
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+use crate::policy;
 
 /// How long a port may be silent before the next is tried beside it.
 pub const STAGGER: Duration = Duration::from_millis(250);
@@ -127,15 +130,28 @@ where
     }
 }
 
-/// One TCP connection, tuned.
+/// One TCP connection for a link of this kind, tuned.
 ///
 /// # Errors
 /// When it cannot be made.
-pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+pub async fn connect(host: &str, port: u16, kind: LinkKind) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
     tune(&stream)?;
+    if !policy::carries_literals(kind) {
+        setsockopt(&stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED)?;
+    }
     Ok(stream)
 }
+
+/// Milliseconds after which a connection is broken because what was sent is not acknowledged: shorter than an answer is
+/// waited for, so that there is time to ask again. A firewall that drops an idle connection tells nobody, and [`KEEPALIVE`]
+/// is silent while something is unacknowledged.
+///
+/// Not for links with literals: the kernel counts a window that stays closed the same way, and the disk behind may well take
+/// nothing for up to [`STALL`](crate::connection::STALL). On the others all that is sent is read at once.
+///
+/// With it, the kernel gives up an idle connection after one question that nobody answers instead of [`PROBES`].
+const UNACKNOWLEDGED: u32 = 15_000;
 
 /// Seconds of silence before the kernel asks whether the peer is still there, and between its further questions.
 const KEEPALIVE: u32 = 20;
@@ -160,7 +176,11 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use nix::sys::socket::getsockopt;
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::client::ANSWER;
 
     #[test]
     fn ranges_at_their_edges() {
@@ -189,6 +209,22 @@ mod tests {
         });
         assert_eq!(reached.await.unwrap(), 9);
         assert!(start.elapsed() <= STAGGER * 16);
+    }
+
+    #[tokio::test]
+    async fn only_literals_may_stay_unacknowledged() {
+        assert!(Duration::from_millis(UNACKNOWLEDGED.into()) + DIAL < ANSWER);
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for (kind, expected) in [
+            (LinkKind::WebDownload, UNACKNOWLEDGED),
+            (LinkKind::WebDatabase, UNACKNOWLEDGED),
+            (LinkKind::DownloadDatabase, UNACKNOWLEDGED),
+            (LinkKind::Operator, 0),
+        ] {
+            let stream = connect("127.0.0.1", port, kind).await.unwrap();
+            assert_eq!(getsockopt(&stream, sockopt::TcpUserTimeout).unwrap(), expected, "{kind:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

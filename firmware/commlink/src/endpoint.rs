@@ -22,7 +22,7 @@ use crate::policy::{self, Opener};
 use crate::server::{self, DRAIN, Door, Setup};
 use crate::{Client, Keyring};
 
-pub use backend::{Backend, BackendError};
+pub use backend::{Backend, BackendError, STATUS};
 
 /// Runs commlinkd by its configuration file until the shutdown.
 ///
@@ -111,7 +111,7 @@ struct Inbound {
 }
 
 impl Inbound {
-    /// Asks a local daemon; `None` when it does not answer.
+    /// Asks a local daemon.
     async fn ask(
         &self,
         daemon: &str,
@@ -119,9 +119,11 @@ impl Inbound {
         from: &str,
         request: Message,
         literal: &mut (dyn AsyncRead + Send + Unpin),
-    ) -> Option<Reply> {
-        let failed = |error| tracing::error!(from, daemon, "a request was not answered: {}", daemon::report(&error));
-        backend.exchange(from, request, literal).await.map_err(failed).ok()
+    ) -> Result<Reply, BackendError> {
+        let failed = |error: &BackendError| {
+            tracing::error!(from, daemon, "a request was not answered: {}", daemon::report(error))
+        };
+        backend.exchange(from, request, literal).await.inspect_err(failed)
     }
 
     /// What this daemon has to say to a `STATUS`.
@@ -137,15 +139,15 @@ impl Inbound {
     }
 
     /// How this machine is: what its daemons say, and whether they say something.
-    fn status(&self, answer: Option<Reply>, admind: Option<Option<Reply>>) -> Reply {
+    fn status(&self, answer: Result<Reply, BackendError>, admind: Option<Result<Reply, BackendError>>) -> Reply {
         let (version, mut checks) = match answer {
-            Some(Reply::StatusReport { version, checks, .. }) => (version, checks),
+            Ok(Reply::StatusReport { version, checks, .. }) => (version, checks),
             // The operator wants to know of the machine, above all when a daemon is down.
-            _ => (Text::lossy(env!("CARGO_PKG_VERSION")), down(self.daemon.as_str())),
+            other => (Text::lossy(env!("CARGO_PKG_VERSION")), down(self.daemon.as_str(), &other)),
         };
         match admind {
-            Some(Some(Reply::StatusReport { checks: more, .. })) => checks.extend(more),
-            Some(_) => checks.extend(down(ADMIND)),
+            Some(Ok(Reply::StatusReport { checks: more, .. })) => checks.extend(more),
+            Some(other) => checks.extend(down(ADMIND, &other)),
             None => {}
         }
         checks.extend(self.checks());
@@ -154,9 +156,10 @@ impl Inbound {
     }
 }
 
-/// That a daemon is down.
-fn down(daemon: &str) -> Vec<Check> {
-    let check = |name| Check { name, healthy: false, detail: Text::lossy("does not answer") };
+/// That a daemon is down: it gave no report.
+fn down(daemon: &str, answer: &Result<Reply, BackendError>) -> Vec<Check> {
+    let detail = answer.as_ref().map_or_else(BackendError::told, |_| "gives no report".to_owned());
+    let check = |name| Check { name, healthy: false, detail: Text::lossy(&detail) };
     Name::new(daemon).map(check).into_iter().collect()
 }
 
@@ -187,7 +190,10 @@ impl Service for Inbound {
                 _ => (self.daemon.as_str(), &self.backend),
             };
             let answer = self.ask(daemon, backend, from, request, literal).await;
-            answer.unwrap_or_else(|| Reply::refused(Fault::Unavailable, &format!("{daemon} does not answer")))
+            answer.unwrap_or_else(|error| {
+                let rest = if error.is_late() { "; what it was asked may have been done, or may still be" } else { "" };
+                Reply::refused(Fault::Unavailable, &format!("{daemon} {}{rest}", error.told()))
+            })
         };
         Message { id, literal: None, body: Body::Reply(reply) }
     }

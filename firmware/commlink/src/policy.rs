@@ -53,6 +53,9 @@ const STORAGE: &[RequestTag] = &[
     Tag::StorageScrub,
 ];
 
+/// What admind of a machine that customers reach answers operators.
+const CERTIFICATES: &[RequestTag] = &[Tag::TlsRenew];
+
 /// The table.
 pub const TABLE: &[Row] = &[
     Row {
@@ -92,6 +95,8 @@ pub const TABLE: &[Row] = &[
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Database, requests: UPDATES },
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Download, requests: STORAGE },
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Database, requests: STORAGE },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Download, requests: CERTIFICATES },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Web, requests: CERTIFICATES },
     Row {
         kind: LinkKind::Operator,
         opener: Operator,
@@ -161,7 +166,7 @@ pub fn takes_literal(request: RequestTag) -> bool {
 
 /// Whether this request is about the machine, not about what its role does: admind answers it.
 pub fn for_admind(request: RequestTag) -> bool {
-    UPDATES.contains(&request) || STORAGE.contains(&request)
+    UPDATES.contains(&request) || STORAGE.contains(&request) || CERTIFICATES.contains(&request)
 }
 
 /// Whether this request is answered only once something happens: a shutdown need not wait for that.
@@ -169,10 +174,21 @@ pub fn waits(request: RequestTag) -> bool {
     matches!(request, Tag::WaitRevocations)
 }
 
+/// Whether this request may be sent a second time, under the same ID, when it may have been carried out already: each try of
+/// a password counts, and so does each session.
+pub fn is_repeatable(request: RequestTag) -> bool {
+    !matches!(request, Tag::Login | Tag::LoginCheck)
+}
+
+/// Whether a link of this kind carries literals.
+pub fn carries_literals(kind: LinkKind) -> bool {
+    TABLE.iter().any(|row| row.kind == kind && row.requests.iter().any(|&request| takes_literal(request)))
+}
+
 /// Whether this request is one for sealed links only: raw bytes follow it, or keys are in it or made by it.
 pub fn needs_seal(request: RequestTag) -> bool {
     let keys = matches!(request, Tag::BagRenew | Tag::BagRetire | Tag::BagAdd | Tag::BagRevoke | Tag::KeysRotate);
-    keys || request == Tag::Relay || takes_literal(request)
+    keys || request == Tag::TlsRenew || request == Tag::Relay || takes_literal(request)
 }
 
 #[cfg(test)]
@@ -240,6 +256,7 @@ mod tests {
             | Tag::StorageAdd
             | Tag::StorageReplace
             | Tag::StorageScrub => &["operator operator download", "operator operator database"],
+            Tag::TlsRenew => &["operator operator web", "operator operator download"],
             Tag::FtpSession | Tag::FtpLogin | Tag::TransferBegin | Tag::TransferEnd | Tag::FtpDigest => &[],
         }
     }
@@ -273,6 +290,12 @@ mod tests {
             }
         }
         assert_eq!(allowed, TABLE.iter().map(|row| row.requests.len()).sum::<usize>(), "no row is out of reach");
+    }
+
+    #[test]
+    fn literals_are_the_operators() {
+        let carry: Vec<LinkKind> = KINDS.into_iter().filter(|&kind| carries_literals(kind)).collect();
+        assert_eq!(carry, [LinkKind::Operator]);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 use std::io;
 use std::sync::Arc;
 
+use keys::LinkKind;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
 
@@ -40,7 +41,8 @@ impl Target {
     pub async fn reach(&self) -> Result<TcpStream, DialError<io::Error>> {
         dial::dial(self.ports, |port| {
             let host = self.host.clone();
-            async move { dial::connect(&host, port).await }
+            // What is relayed is a session of that link.
+            async move { dial::connect(&host, port, LinkKind::DownloadDatabase).await }
         })
         .await
     }

@@ -260,7 +260,7 @@ impl<S: Service> Shared<S> {
                 (first, _) => Ok((connection, first?)),
             }
         };
-        let (connection, first) = tokio::select! {
+        let (mut connection, first) = tokio::select! {
             () = self.shutdown.wait() => return Ok(()),
             () = place.evicted() => return Err(Breach::Evicted),
             opened = opening => opened?,
@@ -270,6 +270,8 @@ impl<S: Service> Shared<S> {
         let opener = policy::across(bag.kind(), self.setup.role).ok_or(Breach::Kind)?;
         // Given up while this one was opening.
         if !self.setup.keyring.holds(&bag) {
+            // In order, so that the peer knows that its request was not taken.
+            let _ = connection.end().await;
             return Err(Breach::GivenUp);
         }
         let _entered = self.links.enter(bag.link()).ok_or(Breach::TooMany)?;
@@ -341,7 +343,8 @@ impl<S: Service> Asking<'_, S> {
                 },
             };
         }
-        // The peer may be gone already, which is its right.
+        // The peer may be gone already, which is its right. If it has just asked, this tells it that nobody took that: a
+        // session is ended like this nowhere between a request and its answer.
         let _ = connection.end().await;
         Ok(())
     }

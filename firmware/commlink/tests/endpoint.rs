@@ -4,19 +4,21 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use commlink::config::Config;
 use commlink::dial::Ports;
 use commlink::endpoint;
 use commlink::server::Door;
 use common::*;
-use daemon::ipc::{self, Peers};
-use daemon::{Shutdown, Trigger};
+use daemon::ipc::{self, Frame, Peers, read_frame, write_frame};
+use daemon::{Service, Shutdown, Trigger};
 use keys::Bag;
 use keys::site::Role;
 use tobj::{Body, Check, Fault, Message, Name, Reply, Request, Text};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::time::{self, Instant};
 
 struct Machine {
     recorder: Recorder,
@@ -218,7 +220,7 @@ async fn a_daemon_that_is_down_is_told_to_the_operator() {
 #[derive(Clone)]
 struct Admind;
 
-impl daemon::Service for Admind {
+impl Service for Admind {
     async fn call(&self, from: &str, request: Message, _: &mut (dyn AsyncRead + Send + Unpin)) -> Message {
         assert_eq!(from, "operator:alice");
         let memory = Check { name: Name::new("memory").unwrap(), healthy: true, detail: Text::lossy("1 MiB of 2") };
@@ -271,6 +273,40 @@ async fn admind_answers_for_the_machine() {
         assert!(is_fault(&operator.call("download", create()).await.unwrap(), Fault::Unavailable));
     })
     .await;
+}
+
+/// Answers one `STATUS`. Once the answer was taken, nothing but time passes.
+async fn well(listener: UnixListener) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let Frame { message, .. } = read_frame(&mut stream).await.unwrap().unwrap();
+    let message = Admind.call("operator:alice", message, &mut tokio::io::empty()).await;
+    write_frame(&mut stream, &Frame { label: String::new(), message }).await.unwrap();
+    assert!(read_frame(&mut stream).await.unwrap().is_none());
+    time::pause();
+}
+
+#[tokio::test]
+async fn what_one_daemon_says_is_told_in_time_where_the_other_hangs() {
+    for hangs in ["stagerd", "admind"] {
+        let (dir, site) = (tempfile::tempdir().unwrap(), site());
+        let (stagerd, admind) = (dir.path().join("download.sock"), dir.path().join("admind.sock"));
+        let extra = format!("[backends.admind]\nsocket = {admind:?}\nuid = {}\n", me());
+        let of_role = Settings { backend: false, ..settings(Role::Download, &site.download, extra) };
+        let download = machine(dir.path(), of_role).await;
+        let (stagerd, admind) = (ipc::bind(&stagerd).unwrap(), ipc::bind(&admind).unwrap());
+        let (answers, _silent) = if hangs == "admind" { (stagerd, admind) } else { (admind, stagerd) };
+        tokio::spawn(well(answers));
+        let operator = client(&site.operator, [direct("download", download.ports)]);
+        let start = Instant::now();
+        let reply = operator.call("download", Request::Status {}).await.unwrap();
+        assert!(start.elapsed() < endpoint::STATUS + Duration::from_secs(5), "{hangs}: {:?}", start.elapsed());
+        time::resume();
+        let Reply::StatusReport { checks, .. } = reply else { panic!("{reply:?}") };
+        let check = |name: &str| checks.iter().find(|check| check.name.as_str() == name).unwrap().clone();
+        assert!(check("memory").healthy, "{checks:?}");
+        let silent = check(hangs);
+        assert!(!silent.healthy && silent.detail.as_str() == "did not answer within 10s", "{silent:?}");
+    }
 }
 
 #[tokio::test]

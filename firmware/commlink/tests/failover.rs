@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use commlink::CallError;
 use commlink::dial::{Ports, STAGGER};
 use common::*;
 use daemon::ipc::{self, Peers};
@@ -20,10 +21,11 @@ use keys::site::Role;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
 };
-use tobj::{Body, Id, Message, Name, Reply, Request};
+use tobj::{Body, Id, LeaseKind, Message, Name, Reply, Request, Secret};
 use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpStream, UnixDatagram};
 use tokio::process::{Child, Command};
+use tokio::sync::Notify;
 
 /// Requests under way at once.
 const PARALLEL: usize = 64;
@@ -98,7 +100,7 @@ struct Kept {
 
 impl Service for Keeps {
     async fn call(&self, _: &str, request: Message, _: &mut (dyn AsyncRead + Send + Unpin)) -> Message {
-        let Body::Request(Request::Login { customer, .. }) = &request.body else { panic!("a login") };
+        let Body::Request(Request::Grant { product, .. }) = &request.body else { panic!("what is asked again") };
         let number = {
             let mut kept = self.0.lock().unwrap();
             kept.asked += 1;
@@ -107,8 +109,17 @@ impl Service for Keeps {
             kept.answers.entry(request.id).or_insert(reply).clone()
         };
         // Some are under way when the daemon dies.
-        tokio::time::sleep(Duration::from_millis(u64::try_from(customer.as_str().len()).unwrap() % 5)).await;
+        tokio::time::sleep(Duration::from_millis(u64::try_from(product.as_str().len()).unwrap() % 5)).await;
         request.reply(number)
+    }
+}
+
+fn grant(product: &str) -> Request {
+    Request::Grant {
+        session: Secret::new("x").unwrap(),
+        product: Name::new(product).unwrap(),
+        version: Name::new("1").unwrap(),
+        kind: LeaseKind::Standing,
     }
 }
 
@@ -160,18 +171,68 @@ fn commlinkd(dir: &Path, site: &Site, ports: Ports) -> Commlinkd {
     Commlinkd { config: at("commlinkd.toml"), notify: at("notify.sock") }
 }
 
+/// Serves as masterd.
+fn masterd(dir: &Path, service: impl Service) -> daemon::Trigger {
+    let (trigger, shutdown) = Shutdown::manual();
+    tokio::spawn(ipc::serve(ipc::bind(&dir.join("masterd.sock")).unwrap(), Peers::mine(), service, shutdown));
+    trigger
+}
+
+/// Does not answer what it is asked first.
+#[derive(Clone, Default)]
+struct Mute(Arc<Mutex<usize>>, Arc<Notify>);
+
+impl Service for Mute {
+    async fn call(&self, _: &str, request: Message, _: &mut (dyn AsyncRead + Send + Unpin)) -> Message {
+        let asked = {
+            let mut asked = self.0.lock().unwrap();
+            *asked += 1;
+            *asked
+        };
+        if asked == 1 {
+            self.1.notify_one();
+            std::future::pending::<()>().await;
+        }
+        request.reply(Reply::Done {})
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_may_have_been_taken_is_not_tried_again() {
+    within(async {
+        for (request, again) in [(login("alice", "x"), false), (login_check("alice", "x"), false), (grant("a"), true)] {
+            let (dir, site) = (tempfile::tempdir().unwrap(), site());
+            let (sockets, ports) = listeners(1).await;
+            drop(sockets);
+            let unit = commlinkd(dir.path(), &site, ports);
+            let mute = Mute::default();
+            let _masterd = masterd(dir.path(), mute.clone());
+            let mut daemon = unit.start().await;
+            let client = patient(&site.download, [direct("database", ports)]);
+            let asking = tokio::spawn(async move { client.call("database", request).await });
+            mute.1.notified().await;
+            daemon.kill().await.unwrap();
+            daemon = unit.start().await;
+            let outcome = asking.await.unwrap();
+            if again {
+                assert_eq!(outcome.unwrap(), Reply::Done {});
+            } else {
+                assert!(matches!(outcome, Err(CallError::Broken { asked: true, .. })), "{outcome:?}");
+            }
+            assert_eq!(*mute.0.lock().unwrap(), if again { 2 } else { 1 });
+            daemon.kill().await.unwrap();
+        }
+    })
+    .await;
+}
+
 async fn restarts(times: usize) {
     let (dir, site) = (tempfile::tempdir().unwrap(), site());
     let (sockets, ports) = listeners(4).await;
     drop(sockets);
     let unit = commlinkd(dir.path(), &site, ports);
-    let (masterd, (_trigger, shutdown)) = (Keeps::default(), Shutdown::manual());
-    tokio::spawn(ipc::serve(
-        ipc::bind(&dir.path().join("masterd.sock")).unwrap(),
-        Peers::mine(),
-        masterd.clone(),
-        shutdown,
-    ));
+    let kept = Keeps::default();
+    let _masterd = masterd(dir.path(), kept.clone());
     let mut daemon = unit.start().await;
     let client = patient(&site.web, [direct("database", ports)]);
     let answers = Arc::new(Mutex::new(BTreeMap::<Id, u64>::new()));
@@ -182,7 +243,7 @@ async fn restarts(times: usize) {
                 let (client, answers) = (client.clone(), answers.clone());
                 tokio::spawn(async move {
                     for round in 0..4 {
-                        let message = Message::request(login(&"x".repeat(1 + (n + round) % 9), "x")).unwrap();
+                        let message = Message::request(grant(&"x".repeat(1 + (n + round) % 9))).unwrap();
                         let id = message.id;
                         let reply = client.call_message("database", message).await.unwrap();
                         let Reply::Transfer { transfer } = reply else { panic!("{reply:?}") };
@@ -208,7 +269,7 @@ async fn restarts(times: usize) {
             asking.await.unwrap();
         }
     }
-    let (answers, kept) = (answers.lock().unwrap(), masterd.0.lock().unwrap());
+    let (answers, kept) = (answers.lock().unwrap(), kept.0.lock().unwrap());
     eprintln!("{} requests, {} were asked again", answers.len(), kept.asked - answers.len());
     assert_eq!(answers.len(), asked, "each has its answer");
     assert_eq!(kept.answers.len(), asked, "each was done once");

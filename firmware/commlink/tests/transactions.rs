@@ -7,12 +7,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use commlink::CallError;
+use commlink::connection::Connection;
+use commlink::dial::Ports;
+use commlink::{CallError, sealed};
 use common::*;
 use keys::site::Role;
 use tobj::{Fault, Message, Name, Reply, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 #[tokio::test]
 async fn a_request_gets_its_answer_and_the_server_knows_who_asked() {
@@ -146,13 +149,73 @@ async fn a_restarted_server_is_asked_again_with_the_same_id() {
         let client = client(&site.web, [direct("database", ports)]);
         client.call("database", login("alice", "x")).await.unwrap();
         first.stop().await;
-        let listener = tokio::net::TcpListener::bind((LOOPBACK, ports.iter().next().unwrap())).await.unwrap();
+        let listener = TcpListener::bind((LOOPBACK, ports.iter().next().unwrap())).await.unwrap();
         let second = start_on(vec![listener], ports, Role::Database, &site.database, None, Recorder::default());
         let message = Message::request(login("alice", "y")).unwrap();
         let id = message.id;
         client.call_message("database", message).await.unwrap();
         let ids: Vec<_> = second.recorder.requests().iter().map(|(_, message)| message.id).collect();
         assert_eq!(ids, [id]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_login_is_tried_again_where_the_session_was_ended_before_it() {
+    within(async {
+        let site = site();
+        let (sockets, ports) = listeners(1).await;
+        let bags = held(&site.database);
+        let server = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for answers in [false, true] {
+                let (stream, peer) = sockets[0].accept().await.unwrap();
+                let mut connection = Connection::new(sealed::accept(stream, peer.port(), &bags).await.unwrap());
+                let request = connection.receive().await.unwrap().unwrap();
+                if answers {
+                    connection.send(&request.reply(Reply::Done {})).await.unwrap();
+                }
+                connection.end().await.unwrap();
+                asked.push(request.id);
+            }
+            asked
+        });
+        let reply = patient(&site.web, [direct("database", ports)]).call("database", login("alice", "x")).await;
+        assert_eq!(reply.unwrap(), Reply::Done {});
+        let asked = server.await.unwrap();
+        assert_eq!(asked[0], asked[1]);
+    })
+    .await;
+}
+
+/// Carries one connection until it is cut, without the end of the session, as when the peer crashes.
+async fn carry(listener: TcpListener, to: Ports, cut: Arc<Notify>) -> TcpListener {
+    let (mut client, _) = listener.accept().await.unwrap();
+    let mut server = TcpStream::connect((LOOPBACK, to.iter().next().unwrap())).await.unwrap();
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+        () = cut.notified() => {}
+    }
+    listener
+}
+
+#[tokio::test]
+async fn a_login_does_not_go_to_a_connection_that_broke_while_it_was_idle() {
+    within(async {
+        let site = site();
+        let server = start(Role::Database, &site.database, None).await;
+        let (mut sockets, ports) = listeners(1).await;
+        let client = client(&site.web, [direct("database", ports)]);
+        let cut = Arc::new(Notify::new());
+        let carried = tokio::spawn(carry(sockets.remove(0), server.ports, cut.clone()));
+        client.call("database", login("alice", "x")).await.unwrap();
+        cut.notify_one();
+        let listener = carried.await.unwrap();
+        // The client's end hears of it.
+        tokio::task::yield_now().await;
+        tokio::spawn(carry(listener, server.ports, cut));
+        client.call("database", login("alice", "y")).await.unwrap();
+        assert_eq!(server.recorder.requests().len(), 2);
     })
     .await;
 }

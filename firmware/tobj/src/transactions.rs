@@ -329,6 +329,16 @@ types! {
             "PAUSE" pause: bool,
         }
 
+        /// Operator → web, download: another certificate for what customers see, with its key: [`Reply::Done`] once it is durable and new
+        /// connections get it, also if it is there already; `INVALID` (the two do not fit each other, it is not valid now, the order of the
+        /// chain is wrong), `UNAVAILABLE` (cannot be kept). Answered by admind.
+        "TLS-RENEW" TlsRenew {
+            /// The chain in PEM, the server's own certificate first: a line in each element.
+            "CERTIFICATE" certificate: Vec<Text>,
+            /// The key of the first certificate in PEM, without a password: a line in each element.
+            "KEY" key: Vec<Secret>,
+        }
+
         /// Operator → every machine: an update file, in the literal that follows, is put beside what runs: [`Reply::Updates`], or `INVALID`
         /// (not signed, for another role, older, failed before, or what runs has not proven itself). Answered by admind.
         "UPDATE-PUSH" UpdatePush {

@@ -5,7 +5,7 @@ use commlink::dial::Ports;
 use commlink::{CallError, Client, Keyring, Peer};
 use keys::site::{Plan, Role};
 use std::path::{Path, PathBuf};
-use tobj::{Fault, Message, Reply, Request};
+use tobj::{Fault, Message, Reply, Request, RequestTag};
 use tokio::io::AsyncRead;
 
 /// An operator with the site's plan and his links.
@@ -72,7 +72,8 @@ impl Operator {
 
     /// Asks; a fault is an error.
     pub(crate) async fn ask(&self, machine: &str, request: Request) -> Result<Reply, CtlError> {
-        answer(machine, self.client.call(machine, request).await)
+        let asked = request.tag();
+        answer(machine, asked, self.client.call(machine, request).await)
     }
 
     /// The same with a body behind the request.
@@ -86,20 +87,58 @@ impl Operator {
     where
         R: AsyncRead + Send + Unpin,
     {
+        let asked = request.tag();
         let message = Message::request(request).map_err(CtlError::failed("no request could be made"))?;
-        answer(machine, self.client.call_with_literal(machine, message, length, body).await)
+        answer(machine, asked, self.client.call_with_literal(machine, message, length, body).await)
     }
 }
 
-fn answer(machine: &str, outcome: Result<Reply, CallError>) -> Result<Reply, CtlError> {
+fn answer(machine: &str, asked: RequestTag, outcome: Result<Reply, CallError>) -> Result<Reply, CtlError> {
     match outcome {
         Ok(Reply::Fault { fault, text }) => {
             let text = if text.as_str().is_empty() { meaning(fault).to_owned() } else { text.to_string() };
             Err(CtlError::Refused { machine: machine.to_owned(), text })
         }
         Ok(reply) => Ok(reply),
-        Err(source) => Err(CtlError::Failed { what: format!("{machine} was not asked"), source: source.into() }),
+        Err(source) => {
+            let what = match &source {
+                CallError::Late { .. } | CallError::Broken { asked: true, .. } => unanswered(machine, asked),
+                _ => format!("{machine} was not asked"),
+            };
+            Err(CtlError::Failed { what, source: source.into() })
+        }
     }
+}
+
+/// That there was no answer to what may have been heard.
+fn unanswered(machine: &str, asked: RequestTag) -> String {
+    match look(asked) {
+        Some(command) => {
+            format!(
+                "{machine} gave no answer; the order may have been carried out, or may still be: see `ffsctl {command}`"
+            )
+        }
+        None => format!("{machine} gave no answer"),
+    }
+}
+
+/// The command that shows what came of an order; none for what only asks.
+fn look(order: RequestTag) -> Option<&'static str> {
+    use RequestTag as Tag;
+    Some(match order {
+        Tag::StorageCreate | Tag::StorageStart | Tag::StorageAdd | Tag::StorageReplace | Tag::StorageScrub => {
+            "storage status"
+        }
+        Tag::UpdatePush | Tag::UpdateConfirm | Tag::UpdateRollback => "update status",
+        Tag::ObjectPut | Tag::ObjectAppend | Tag::ObjectVerify | Tag::ObjectRetire => "object list --stored",
+        Tag::ObjectAdd | Tag::ObjectRemove => "object list",
+        Tag::CustomerAdd | Tag::CustomerPassword | Tag::CustomerEnable | Tag::CustomerRemove => "customer list",
+        Tag::EntitlementAdd | Tag::EntitlementRemove => "entitlement list",
+        Tag::LeaseRevoke => "lease list",
+        Tag::BagRenew | Tag::BagRetire | Tag::BagAdd | Tag::BagRevoke | Tag::KeysRotate => "status",
+        Tag::Reboot | Tag::FactoryReset => "status",
+        _ => return None,
+    })
 }
 
 fn meaning(fault: Fault) -> &'static str {
@@ -151,6 +190,27 @@ fn folder(site: &Path, operator: Option<&str>) -> Result<PathBuf, CtlError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use commlink::connection::ConnectionError;
+    use std::time::Duration;
+
+    #[test]
+    fn an_order_without_an_answer_may_have_been_carried_out() {
+        let peer = || "download".to_owned();
+        let told = |order, error| daemon::report(&answer("download", order, Err(error)).unwrap_err());
+        let broken = |asked| CallError::Broken { peer: peer(), asked, source: ConnectionError::Ended };
+        let late = || CallError::Late { peer: peer(), limit: Duration::from_secs(30) };
+        let may = "gave no answer; the order may have been carried out, or may still be: see `ffsctl storage status`";
+        for error in [late(), broken(true)] {
+            let told = told(RequestTag::StorageAdd, error);
+            assert!(told.contains(may) && !told.contains("not asked"), "{told}");
+        }
+        assert!(told(RequestTag::UpdatePush, late()).contains("`ffsctl update status`"));
+        let question = told(RequestTag::StorageStatus, late());
+        assert!(question.contains("gave no answer") && !question.contains("order"), "{question}");
+        for error in [broken(false), CallError::UnknownPeer(peer())] {
+            assert!(told(RequestTag::StorageAdd, error).contains("download was not asked"));
+        }
+    }
 
     #[test]
     fn whose_folder_it_is() {

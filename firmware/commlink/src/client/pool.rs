@@ -38,9 +38,9 @@ impl<C> Pool<C> {
     }
 
     /// The connection that was used last and is still good.
-    pub(crate) fn take(&self, good: impl Fn(&C) -> bool) -> Option<C> {
+    pub(crate) fn take(&self, mut good: impl FnMut(&mut C) -> bool) -> Option<C> {
         let mut idle = self.lock();
-        idle.retain(|(since, connection)| since.elapsed() < KEEP && good(connection));
+        idle.retain_mut(|(since, connection)| since.elapsed() < KEEP && good(connection));
         idle.pop().map(|(_, connection)| connection)
     }
 
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(pool.take(|_| true), Some(MAX_IDLE));
         assert_eq!(pool.lock().len(), MAX_IDLE - 1);
         assert!(pool.lock().iter().all(|(_, n)| *n != 0));
-        assert_eq!(pool.take(|&n| n < 3), Some(2), "those that are not good are dropped");
+        assert_eq!(pool.take(|n| *n < 3), Some(2), "those that are not good are dropped");
         assert_eq!(pool.lock().len(), 1);
         pool.clear();
         assert_eq!(pool.take(|_| true), None);

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use tobj::{Message, Reply, Request};
 use tokio::time::Instant;
 
-use super::{CallError, Client, Encoded, transact, unreachable};
+use super::{CallError, Client, Encoded, Failure, transact, unreachable};
 use crate::connection::ConnectionError;
 
 /// How often the clock is asked for; the quickest answer counts.
@@ -40,14 +40,16 @@ impl Client {
         let start = Instant::now();
         let mut link = self.reach(to).await.map_err(|error| unreachable(to, error))?;
         let opening = start.elapsed();
-        let broken = |source| CallError::Broken { peer: peer.to_owned(), source };
         let (mut latency, mut clock_ahead) = (Duration::MAX, 0);
         for _ in 0..TIMES {
             let request = Encoded::new(Message::request(Request::Probe {})?)?;
             let (asked, start) = (now(), Instant::now());
-            let answer = transact(&mut link, &request, &mut tokio::io::empty()).await.map_err(broken)?;
+            let answer =
+                transact(&mut link, &request, &mut tokio::io::empty()).await.map_err(|error| error.of(peer))?;
             let took = start.elapsed();
-            let Some((Reply::Probed { clock }, _)) = answer else { return Err(broken(ConnectionError::Mismatch)) };
+            let Some((Reply::Probed { clock }, _)) = answer else {
+                return Err(Failure::asked(ConnectionError::Mismatch).of(peer));
+            };
             if took < latency {
                 latency = took;
                 let middle = asked.saturating_add(millis(took / 2));
