@@ -4,6 +4,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use std::fmt;
 use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
@@ -13,9 +14,18 @@ const AUTHORITY_DAYS: i64 = 3650;
 const SERVER_DAYS: i64 = 825;
 
 /// A certificate and its key, both PEM.
-pub(crate) struct Certified {
-    pub(crate) certificate: String,
-    pub(crate) key: Zeroizing<String>,
+pub struct Certified {
+    /// The certificate, or a chain of them with the server's own first.
+    pub certificate: String,
+    /// The key of the first.
+    pub key: Zeroizing<String>,
+}
+
+impl fmt::Debug for Certified {
+    /// Without the key, which is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certified").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
 }
 
 /// The authority of one site.
@@ -43,6 +53,12 @@ impl Authority {
         let certificate = params.self_signed(&key)?.pem();
         let pem = Certified { certificate, key: Zeroizing::new(key.serialize_pem()) };
         Ok(Self { issuer: Issuer::new(params, key), pem })
+    }
+
+    /// One that was made before, of its certificate and its key.
+    pub(crate) fn load(pem: Certified) -> Result<Self, rcgen::Error> {
+        let issuer = Issuer::from_ca_cert_pem(&pem.certificate, KeyPair::from_pem(&pem.key)?)?;
+        Ok(Self { issuer, pem })
     }
 
     /// A certificate for a server that is reached by these names or addresses.

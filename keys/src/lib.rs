@@ -12,3 +12,4 @@ mod grants;
 pub mod site;
 
 pub use bag::{Bag, BagError, ENTRIES, LinkKind, MAX_NAME};
+pub use certificates::Certified;

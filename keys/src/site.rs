@@ -35,6 +35,11 @@ pub const FIRST_PORT: u16 = 7640;
 /// How many ports of the commlink there are, unless the plan says otherwise.
 pub const PORTS: u16 = 16;
 
+/// The certificate of a site's authority, in the site's folder (PEM).
+pub const AUTHORITY: &str = "ca.pem";
+/// Its key, which stays with the operator (PEM).
+pub const AUTHORITY_KEY: &str = "ca.key";
+
 /// Port of the portal, unless the plan says otherwise.
 pub const HTTPS_PORT: u16 = 443;
 /// Control port of ftp, unless the plan says otherwise.
@@ -175,6 +180,23 @@ impl Machine {
         self.management.as_deref().unwrap_or(&self.host)
     }
 
+    /// Name or address at which customers reach it.
+    pub fn customers_host(&self) -> &str {
+        self.public.as_deref().unwrap_or(&self.host)
+    }
+
+    /// The names that its certificate is valid for.
+    fn hosts(&self) -> Vec<String> {
+        let mut hosts = vec![self.customers_host().to_owned()];
+        if !hosts.contains(&self.host) {
+            hosts.push(self.host.clone());
+        }
+        if hosts.iter().any(|h| h == "127.0.0.1") {
+            hosts.extend(["::1".to_owned(), "localhost".to_owned()]);
+        }
+        hosts
+    }
+
     /// The address at which another machine sees this one: that on a lan that both are on, else its host, if that is an address, else
     /// the only fixed address on its lans.
     pub fn address_seen_by(&self, other: &Self) -> Option<IpAddr> {
@@ -270,10 +292,8 @@ impl Machine {
             }
             match (network.address, network.gateway) {
                 (Address::Dhcp, Some(_)) => return Err(format!("{of} gets its gateway by DHCP, not from the plan")),
-                (Address::Static(own), Some(gateway)) => {
-                    if !own.contains(gateway.into()) {
-                        return Err(format!("the gateway {gateway} is not on the network {own} of {}", self.name));
-                    }
+                (Address::Static(own), Some(gateway)) if !own.contains(gateway.into()) => {
+                    return Err(format!("the gateway {gateway} is not on the network {own} of {}", self.name));
                 }
                 _ => {}
             }
@@ -426,17 +446,17 @@ impl Plan {
         let plan = toml::to_string_pretty(self).expect("a plan is TOML");
         let grants = grants::generate()?;
         folder.public("site.toml", &plan)?;
-        folder.public("ca.pem", &authority.pem.certificate)?;
-        folder.secret("ca.key", &authority.pem.key)?;
+        folder.public(AUTHORITY, &authority.pem.certificate)?;
+        folder.secret(AUTHORITY_KEY, &authority.pem.key)?;
         for machine in &self.machines {
             let name = &machine.name;
             folder.make(name)?;
             folder.make(&format!("{name}/bags"))?;
             folder.public(&format!("{name}/site.toml"), &plan)?;
             match machine.role {
-                Role::Web => folder.certified(name, &authority.server(name, hosts(machine))?)?,
+                Role::Web => folder.certified(name, &authority.server(name, machine.hosts())?)?,
                 Role::Download => {
-                    folder.certified(name, &authority.server(name, hosts(machine))?)?;
+                    folder.certified(name, &authority.server(name, machine.hosts())?)?;
                     folder.public(&format!("{name}/grant.public"), &grants.public)?;
                 }
                 Role::Database => {
@@ -469,16 +489,29 @@ impl Plan {
     }
 }
 
-/// The names that a machine's certificate is valid for.
-fn hosts(machine: &Machine) -> Vec<String> {
-    let mut hosts = vec![machine.public.clone().unwrap_or_else(|| machine.host.clone())];
-    if !hosts.contains(&machine.host) {
-        hosts.push(machine.host.clone());
-    }
-    if hosts.iter().any(|h| h == "127.0.0.1") {
-        hosts.extend(["::1".to_owned(), "localhost".to_owned()]);
-    }
-    hosts
+/// A new certificate for a machine of the site in this folder, which has the key of its authority, as [`Plan::create`] made the first.
+///
+/// # Errors
+/// [`SiteError::Io`] of `ca.pem` or `ca.key`; [`SiteError::Certificate`].
+pub fn certify(dir: &Path, machine: &Machine) -> Result<Certified, SiteError> {
+    let read = |name: &str| {
+        let path = dir.join(name);
+        std::fs::read_to_string(&path).map_err(|source| SiteError::Io { path, source })
+    };
+    let authority = Authority::load(Certified { certificate: read(AUTHORITY)?, key: read(AUTHORITY_KEY)?.into() })?;
+    Ok(authority.server(&machine.name, machine.hosts())?)
+}
+
+/// Puts a certificate and its key in place of those in a machine's folder of the site.
+///
+/// # Errors
+/// [`SiteError::Io`]; after it the folder may have the one and not the other, and wants to be given both again.
+pub fn keep(dir: &Path, machine: &str, pair: &Certified) -> Result<(), SiteError> {
+    let folder = Folder(dir);
+    let certificate = |new: &Path| files::public(new, pair.certificate.as_bytes());
+    folder.at(&format!("{machine}/tls.pem"), |path| files::replace(path, certificate))?;
+    let key = |new: &Path| files::secret(new, pair.key.as_bytes());
+    folder.at(&format!("{machine}/tls.key"), |path| files::replace(path, key))
 }
 
 struct Folder<'a>(&'a Path);

@@ -58,10 +58,22 @@ impl Site {
     /// # Panics
     /// When it does not come up.
     pub fn with(lifetimes: Lifetimes) -> Self {
+        Self::of(|setup| Setup { lifetimes, ..setup })
+    }
+
+    /// Starts one whose certificates can be renewed.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn with_admind() -> Self {
+        Self::of(|setup| Setup { admind: true, ..setup })
+    }
+
+    fn of(change: impl FnOnce(Setup) -> Setup) -> Self {
         let dir = temporary().expect("a temporary directory");
         let test = std::env::current_exe().expect("the path of this test");
         let bins = test.ancestors().nth(2).expect("tests are in target/PROFILE/deps");
-        let setup = Setup { lifetimes, ..Setup::new(bins, &dir) };
+        let setup = change(Setup::new(bins, &dir));
         let local = setup.start().unwrap_or_else(|error| panic!("{error:#}; logs are in {}", dir.display()));
         let desk = Desk::new(local.access(), &dir);
         Self { local, desk }

@@ -2,13 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use keys::site::Role;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use tests::{PASSWORD, Site, eventually};
-use xtask::customer::{Ftp, download};
+use xtask::customer::{Ftp, download, sha256};
 
 /// Generation and fingerprint of each link, as a machine tells them.
 fn told(site: &Site, machine: &str) -> BTreeMap<String, String> {
@@ -37,11 +42,29 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// What a new connection to this URL is shown, as SHA-256.
+fn served(site: &Site, url: &str) -> String {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--max-time", "60", "--insecure", "--ssl-reqd", "--output", "/dev/null"]);
+    let output = curl.args(["--user", &format!("ada:{PASSWORD}"), "--write-out", "%{certs}", url]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fingerprint(site, &String::from_utf8(output.stdout).unwrap())
+}
+
+/// SHA-256 of the first certificate of a text in PEM.
+fn fingerprint(site: &Site, pem: &str) -> String {
+    let base64 = pem.lines().skip_while(|line| !line.starts_with("-----BEGIN")).skip(1);
+    let base64: String = base64.take_while(|line| !line.starts_with("--")).collect();
+    let der = site.path("certificate.der");
+    fs::write(&der, STANDARD.decode(base64).unwrap()).unwrap();
+    sha256(&der).unwrap()
+}
+
 /// Exit code and messages of an `ffsctl` with another folder than the site's.
 fn as_operator(folder: &Path, args: &[&str]) -> (i32, String) {
     let test = std::env::current_exe().unwrap();
     let ffsctl = test.ancestors().nth(2).unwrap().join("ffsctl");
-    let output = std::process::Command::new(ffsctl).arg("--site").arg(folder).args(args).output().unwrap();
+    let output = Command::new(ffsctl).arg("--site").arg(folder).args(args).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap(), String::from_utf8(text).unwrap())
 }
@@ -107,5 +130,83 @@ fn keys_are_renewed_while_customers_are_served_and_handed_on() {
     // Wrong usage is told from failure.
     for args in [&["keys", "rotate", "no-link"][..], &["keys", "new", "bob"], &["commlink", "probe", "nowhere"]] {
         assert_eq!(as_operator(&operator, args).0, 2, "{args:?}");
+    }
+}
+
+#[test]
+fn certificates_are_renewed_while_a_download_runs() {
+    let mut site = Site::with_admind();
+    let object: Vec<u8> = (0..24 << 20).map(|n: u32| n.to_le_bytes()[usize::from(n.is_multiple_of(3))]).collect();
+    site.object("maps", "1", "map.bin", &object);
+    site.customer("ada", &["maps"]);
+    let staged = site.logged_in("ada").stage("maps", "1").unwrap();
+    let dir = site.access().site();
+    let (host, port) = site.access().ftp();
+    let ftps = format!("ftp://{host}:{port}");
+    let urls = [("web", site.access().portal_url()), ("download", format!("{ftps}/"))];
+    let at = |machine: &str, file: &str| fs::read_to_string(dir.join(machine).join(file)).unwrap();
+
+    // It is held in the middle until all is renewed.
+    let got = site.path("got");
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--ssl-reqd", "--limit-rate", "4M", "--max-time", "600", "--cacert"]);
+    curl.arg(site.access().ca()).args(["--user", &format!("ada:{PASSWORD}"), "--output"]).arg(&got);
+    let mut running = curl.arg(format!("{ftps}/{}", staged.account_path.trim_start_matches('/'))).spawn().unwrap();
+    let signal = |signal| kill(Pid::from_raw(i32::try_from(running.id()).unwrap()), signal).unwrap();
+    eventually("the first bytes", || fs::metadata(&got).ok().filter(|meta| meta.len() > 0));
+    signal(Signal::SIGSTOP);
+    for (machine, url) in &urls {
+        let before = (served(&site, url), at(machine, "tls.key"));
+        assert_eq!(before.0, fingerprint(&site, &at(machine, "tls.pem")));
+        let renewed = site.operate_json(&["keys", "certificate", machine]);
+        assert_eq!(renewed["machine"], *machine);
+        let now = (served(&site, url), at(machine, "tls.key"));
+        assert_eq!(renewed["fingerprint"].as_str().unwrap(), now.0);
+        assert_eq!(fingerprint(&site, &at(machine, "tls.pem")), now.0, "the site's copy");
+        assert!(before.0 != now.0 && before.1 != now.1);
+    }
+    // The authority is still the one that customers know.
+    download(site.access(), Ftp::Tls, "ada", PASSWORD, &staged.account_path, &site.path("x")).unwrap();
+    site.logged_in("ada");
+    assert!(fs::metadata(&got).unwrap().len() < 24 << 20, "it is still under way");
+    signal(Signal::SIGCONT);
+    assert!(running.wait().unwrap().success());
+    assert!(fs::read(&got).unwrap() == object, "the download went on under the old one");
+
+    // Of another authority; what does not fit is not sent, and one who has no authority is told.
+    let other = site.path("other");
+    let names = ["--name", "other", "--web", "127.0.0.1", "--download", "192.0.2.1"];
+    site.operate(&[&["site", "new", other.to_str().unwrap()], &names[..]].concat());
+    let file = |machine: &str, file: &str| other.join(machine).join(file).to_str().unwrap().to_owned();
+    let operator = site.access().operator();
+    let send = |to: &str, from: &str, key: &str| {
+        let (certificate, key) = (file(from, "tls.pem"), file(key, "tls.key"));
+        as_operator(&operator, &["keys", "certificate", to, "--certificate", &certificate, "--key", &key])
+    };
+    let before = served(&site, &urls[0].1);
+    let (code, text) = send("web", "web", "download");
+    assert!(code == 2 && text.contains("the key is not that of the first certificate"), "{text}");
+    copy(&operator, &site.path("alone"));
+    let (code, text) = as_operator(&site.path("alone"), &["keys", "certificate", "web"]);
+    assert!(code == 2 && text.contains("ca.key"), "{text}");
+    let (code, text) = as_operator(&operator, &["keys", "certificate", "database"]);
+    assert!(code == 2 && text.contains("no machine that customers reach"), "{text}");
+    assert_eq!(served(&site, &urls[0].1), before, "nothing of that changed anything");
+    let (code, text) = send("web", "download", "download");
+    assert!(code == 0 && text.contains("warning: web is 127.0.0.1 to customers"), "{text}");
+    let (code, text) = send("web", "web", "web");
+    assert!(code == 0 && !text.contains("warning"), "{text}");
+    let theirs = fingerprint(&site, &fs::read_to_string(file("web", "tls.pem")).unwrap());
+    assert_eq!((&served(&site, &urls[0].1), &fingerprint(&site, &at("web", "tls.pem"))), (&theirs, &theirs));
+
+    // A daemon that starts again has it, and the machine says how long it is good for.
+    site.local.daemon(Role::Web, "portald").restart().unwrap();
+    assert_eq!(served(&site, &urls[0].1), theirs);
+    let status = site.access().ffsctl().args(["--json", "status"]).output().unwrap();
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    for machine in status.as_array().unwrap().iter().filter(|machine| machine["role"] != "database") {
+        let checks = machine["checks"].as_array().unwrap();
+        let end = checks.iter().find(|check| check["name"] == "certificate-end").unwrap();
+        assert!(end["healthy"] == true && end["detail"].as_str().unwrap().starts_with("ends on 20"), "{end}");
     }
 }

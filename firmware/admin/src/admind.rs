@@ -10,7 +10,7 @@
 //! | `admind health` | `ffs-health.service` | waits until this start is a good one ([`health`]) |
 //! | `admind console` | `ffs-console.service` | shows on screen and serial line how the machine is ([`crate::console`]) |
 //! | `admind bless` | `systemd-bless-boot.service` | marks the running entry as good ([`health`]) |
-//! | `admind serve --config FILE` | `admind.service` | answers commlinkd: status, storage, updates |
+//! | `admind serve --config FILE` | `admind.service` | answers commlinkd: status, storage, updates, certificates |
 //!
 //! `console` and `serve` go on; the others end with 0, or with 1 and a message that says what to do.
 
@@ -20,6 +20,7 @@ mod health;
 mod report;
 mod service;
 mod storage;
+mod tls;
 mod update;
 
 use crate::setup;
@@ -88,6 +89,25 @@ pub struct Config {
     pub socket: PathBuf,
     /// Whose processes may ask.
     pub allow_uids: Vec<u32>,
+    /// The certificate that customers see; on machines that they reach.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+}
+
+/// Where a certificate and its key are.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The chain, where the daemon that serves it reads it (PEM).
+    pub certificate: PathBuf,
+    /// The key, where that daemon reads it (PEM).
+    pub key: PathBuf,
+    /// That daemon's user.
+    pub uid: u32,
+    /// Where a pair is kept that an operator has sent.
+    pub renewed: PathBuf,
+    /// Where the console finds the fingerprint.
+    pub fingerprint: PathBuf,
 }
 
 /// Runs the command line.

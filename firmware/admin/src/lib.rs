@@ -7,6 +7,7 @@
 pub mod admind;
 mod blkpg;
 mod block;
+mod certificate;
 pub mod console;
 pub mod ctl;
 mod durable;

@@ -8,14 +8,16 @@
 //! |---|---|---|
 //! | `/run/ffs/config/<daemon>.toml` | configuration; no secret in it | 0644 |
 //! | `/run/ffs/credentials/<daemon>/…` | the daemon's part of the site, for `LoadCredential=` of its unit `<daemon>.service` | 0600 |
+//! | `/run/ffs/tls/<daemon>/…` | the certificate that customers see, and its key; of the daemon's user | 0400 |
 //! | `/run/ffs/nftables.conf` | the whole rule set, for `nft -f` | 0644 |
 //! | `/run/systemd/network/20-ffs-N.network` | the networks | 0644 |
-//! | `/run/ffs/certificate` | the fingerprint of the certificate that customers see, for the console | 0644 |
+//! | `/run/ffs/tls/certificate` | the fingerprint of that certificate, for the console | 0644 |
 //! | `/run/systemd/timesyncd.conf.d/ffs.conf` | time servers, where the plan has some | 0644 |
 //!
-//! Credentials are named as in the site: `tls.pem`, `tls.key`, `grant.public`, `grant.secret`, and for commlinkd any name before the
-//! folder `bags` (systemd puts the files of a folder beside each other, and commlinkd takes every `*.bag`). Daemons have their
-//! sockets in `/run/ffs/<daemon>/`, which is their `RuntimeDirectory=` (0755), and the storage below `/srv/ffs`.
+//! Credentials are named as in the site: `grant.public`, `grant.secret`, and for commlinkd any name before the folder `bags` (systemd
+//! puts the files of a folder beside each other, and commlinkd takes every `*.bag`). What is renewed while a daemon runs cannot be one:
+//! `tls.pem` and `tls.key` are where admind replaces them, and are those of [`RENEWED`] where an operator has sent others. Daemons have
+//! their sockets in `/run/ffs/<daemon>/`, which is their `RuntimeDirectory=` (0755), and the storage below `/srv/ffs`.
 
 mod configs;
 mod firewall;
@@ -23,23 +25,31 @@ mod network;
 
 pub use configs::{config, parts};
 
+use crate::certificate::{self, Pair};
 use crate::console::facts::CERTIFICATE;
 use keys::site::{Machine, Plan, Role, SiteError};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use sha2::{Digest, Sha256};
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 /// Where the machine's part of the site is on an appliance.
 pub const SITE: &str = "/state/site";
+/// The certificate and key that an operator has sent in place of the site's.
+pub const RENEWED: &str = "/state/site/tls.renewed";
 /// Where the data disks are mounted on an appliance.
 pub const STORAGE: &str = "/srv/ffs";
 /// The configuration of admind on an appliance.
 pub const ADMIND_CONFIG: &str = "/run/ffs/config/admind.toml";
+
+/// The file with the chain of the certificate that customers see, in PEM.
+const CHAIN: &str = "tls.pem";
+/// The file with its key.
+const KEY: &str = "tls.key";
+/// The mode of both: one daemon reads them, and nobody but root replaces them.
+pub(crate) const OF_DAEMON: u32 = 0o400;
 
 /// The daemons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,6 +112,10 @@ pub trait Layout {
     fn sessions(&self) -> PathBuf;
     /// Where a daemon finds a file of its part of the site.
     fn key(&self, daemon: Daemon, file: &str) -> PathBuf;
+    /// Where a certificate and key are kept that came in place of the site's.
+    fn renewed(&self) -> PathBuf;
+    /// Where the console finds the fingerprint of the certificate.
+    fn fingerprint(&self) -> PathBuf;
     /// The folder with the key bags.
     fn bags(&self) -> PathBuf;
     /// Where a daemon keeps its data: the root of stagerd's storage, the folder of masterd's store.
@@ -139,7 +153,17 @@ impl Layout for Appliance {
         "/run/ffs/stagerd/sessions".into()
     }
     fn key(&self, daemon: Daemon, file: &str) -> PathBuf {
-        format!("/run/credentials/{}.service/{file}", daemon.as_str()).into()
+        let folder = match file {
+            CHAIN | KEY => format!("/run/ffs/tls/{}", daemon.as_str()),
+            _ => format!("/run/credentials/{}.service", daemon.as_str()),
+        };
+        Path::new(&folder).join(file)
+    }
+    fn renewed(&self) -> PathBuf {
+        RENEWED.into()
+    }
+    fn fingerprint(&self) -> PathBuf {
+        CERTIFICATE.into()
     }
     fn bags(&self) -> PathBuf {
         "/run/credentials/commlinkd.service".into()
@@ -209,6 +233,8 @@ pub struct File {
     pub path: PathBuf,
     /// Its mode.
     pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
     /// What it holds.
     pub content: Content,
 }
@@ -219,7 +245,12 @@ pub struct File {
 /// [`SetupError::Machine`], [`SetupError::Address`].
 pub fn render(plan: &Plan, name: &str, bags: &[String]) -> Result<Vec<File>, SetupError> {
     let machine = plan.machine(name).ok_or_else(|| SetupError::Machine(name.to_owned()))?;
-    let text = |path: String, content: String| File { path: path.into(), mode: 0o644, content: Content::Text(content) };
+    let text = |path: String, content: String| File {
+        path: path.into(),
+        mode: 0o644,
+        uid: 0,
+        content: Content::Text(content),
+    };
     let mut files = Vec::new();
     for &daemon in Daemon::of(machine.role) {
         let table = config(&Appliance, plan, machine, daemon)?;
@@ -228,8 +259,11 @@ pub fn render(plan: &Plan, name: &str, bags: &[String]) -> Result<Vec<File>, Set
         let own = parts(daemon).iter().map(|part| (*part).to_owned());
         let bags = bags.iter().filter(|_| daemon == Daemon::Commlinkd).map(|bag| format!("bags/{bag}"));
         for part in own.chain(bags) {
-            let path = format!("/run/ffs/credentials/{}/{part}", daemon.as_str()).into();
-            files.push(File { path, mode: 0o600, content: Content::Site(part) });
+            let (path, mode, uid) = match &*part {
+                CHAIN | KEY => (Appliance.key(daemon, &part), OF_DAEMON, Appliance.uid(daemon)),
+                _ => (format!("/run/ffs/credentials/{}/{part}", daemon.as_str()).into(), 0o600, 0),
+            };
+            files.push(File { path, mode, uid, content: Content::Site(part) });
         }
     }
     files.push(text("/run/ffs/nftables.conf".into(), firewall::render(plan, machine)?));
@@ -258,26 +292,43 @@ pub fn write(root: &Path) -> Result<String, SetupError> {
     let name = read(&site.join("machine"))?;
     let name = String::from_utf8_lossy(&name).trim().to_owned();
     let files = render(&Plan::load(&site.join("site.toml"))?, &name, &bags(&site)?)?;
+    let renewed = renewed(&below(Path::new(RENEWED)));
     for file in files {
-        let bytes = match &file.content {
-            Content::Text(text) => text.clone().into_bytes(),
-            Content::Site(part) => read(&site.join(part))?,
+        let bytes = match (&file.content, &renewed) {
+            (Content::Text(text), _) => text.clone().into_bytes(),
+            (Content::Site(part), Some(pair)) if part == CHAIN => pair.chain().into(),
+            (Content::Site(part), Some(pair)) if part == KEY => pair.key().into(),
+            (Content::Site(part), _) => read(&site.join(part))?,
         };
-        put(&below(&file.path), &bytes, file.mode)?;
-        if file.content == Content::Site("tls.pem".into())
-            && let Some(print) = fingerprint(&bytes)
+        // Only root has files of others, and only below / there is somebody to read them.
+        let uid = Some(file.uid).filter(|_| root == Path::new("/"));
+        put(&below(&file.path), &bytes, file.mode, uid)?;
+        // Where there is none in it, the daemon that is to serve it says so.
+        if file.content == Content::Site(CHAIN.into())
+            && let Ok(facts) = certificate::facts(&bytes)
         {
-            put(&below(Path::new(CERTIFICATE)), print.as_bytes(), 0o644)?;
+            put(&below(Path::new(CERTIFICATE)), facts.fingerprint.as_bytes(), 0o644, None)?;
         }
     }
     Ok(name)
 }
 
-/// SHA-256 of the first certificate of a PEM file, as browsers and `openssl x509 -fingerprint -sha256` show it, without the colons.
-/// `None` where there is none; the daemon that is to serve it says so.
-fn fingerprint(pem: &[u8]) -> Option<String> {
-    let certificate = CertificateDer::from_pem_slice(pem).ok()?;
-    Some(hex::encode(Sha256::digest(&certificate)))
+/// The certificate that came in place of the site's, if one did; what cannot be used is not in the way of the site's own.
+pub(crate) fn renewed(path: &Path) -> Option<Pair> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => Zeroizing::new(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::error!(path = %path.display(), "the site's first certificate is served, the renewed one cannot be read: {error}");
+            return None;
+        }
+    };
+    let pair = Pair::parse(&text).and_then(|pair| pair.fits().map(|_| pair));
+    pair.inspect_err(|why| {
+        let why = daemon::report(why);
+        tracing::error!(path = %path.display(), "the site's first certificate is served, the renewed one cannot be: {why}");
+    })
+    .ok()
 }
 
 /// Whether a machine of this folder of a site could be set up, and as what.
@@ -316,10 +367,11 @@ fn bags(site: &Path) -> Result<Vec<String>, SetupError> {
     Ok(names)
 }
 
-/// Writes a file whole or not at all, in directories that it makes: those of secrets for root only.
-fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SetupError> {
+/// Writes a file whole or not at all, in directories that it makes: those of root's secrets for root only. It is of the user `uid`, if
+/// one is given.
+pub(crate) fn put(path: &Path, bytes: &[u8], mode: u32, uid: Option<u32>) -> Result<(), SetupError> {
     let dir = path.parent().unwrap_or(path);
-    let reach = if mode & 0o077 == 0 { 0o700 } else { 0o755 };
+    let reach = if mode & 0o077 == 0 && mode != OF_DAEMON { 0o700 } else { 0o755 };
     // Only what is below the first directory of ours is for root alone: others have to get to the sockets beside it.
     let shared = dir.ancestors().find(|d| d.ends_with("run/ffs") || d.is_dir()).unwrap_or(dir);
     DirBuilder::new().recursive(true).mode(0o755).create(shared).map_err(io_error(shared))?;
@@ -332,6 +384,7 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), SetupError> {
     let open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
     open.and_then(|mut file| {
         file.write_all(bytes)?;
+        uid.map_or(Ok(()), |uid| fchown(&file, Some(uid), Some(uid)))?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         fs::rename(&new, path)
     })

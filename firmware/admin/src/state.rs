@@ -4,6 +4,7 @@
 //! ```text
 //! site/            the machine's folder of `ffsctl site new`: site.toml, bags/, tls.pem, tls.key, grant.*
 //! site/machine     the machine's name
+//! site/tls.renewed the certificate and key that an operator has sent in place of those that the machine came with
 //! ```
 //! All of it belongs to root, whoever wrote it. The file system is made by mkfs.ext4 of e2fsprogs, without mounting anything, so
 //! that an operator needs no privilege for a file.

@@ -1,5 +1,6 @@
 //! The three roles as plain processes on loopback: the same daemons as on the appliances, each with its own uid, its own
-//! part of the site and no privilege but the one that ftpd has for its chroot.
+//! part of the site and no privilege but the one that ftpd has for its chroot. Where it is asked for, admind
+//! renews certificates.
 //!
 //! ```text
 //! DIR/bin/                         the programs
@@ -39,6 +40,9 @@ const DAEMONS: [(Role, &str); 6] = [
 /// ftpd comes last, since it asks stagerd.
 const FTPD: (Role, &str) = (Role::Download, "ftpd");
 
+/// Runs where it is asked for, as root that may write the files of others and nothing else.
+const ADMIND: &str = "admind";
+
 /// Ports for data connections of ftp.
 const PASSIVE: u16 = 256;
 /// First uid of the daemons; each machine has ten.
@@ -53,6 +57,7 @@ struct Layout {
     dir: PathBuf,
     machine: String,
     role: Role,
+    admind: bool,
 }
 
 impl Layout {
@@ -66,6 +71,9 @@ impl Layout {
         self.dir.join("site")
     }
     fn uid(&self, daemon: &str) -> u32 {
+        if daemon == ADMIND {
+            return 0;
+        }
         let tens = match self.role {
             Role::Download => 0,
             Role::Web => 10,
@@ -89,19 +97,23 @@ pub struct Setup {
     pub dir: PathBuf,
     /// Lifetimes other than by default.
     pub lifetimes: Lifetimes,
+    /// Whether the machines that customers reach have an admind, which renews certificates. The rest of what it looks at is this host,
+    /// so that such a site is never said to be well.
+    pub admind: bool,
 }
 
 /// The three roles, running. Dropping it stops them.
 #[derive(Debug)]
 pub struct Local {
     access: Access,
+    admind: bool,
     daemons: Vec<Daemon>,
 }
 
 impl Setup {
     /// Programs from cargo's target directory, everything else in a directory of its own.
     pub fn new(bins: &Path, dir: &Path) -> Self {
-        Self { bins: bins.into(), dir: dir.into(), lifetimes: Lifetimes::default() }
+        Self { bins: bins.into(), dir: dir.into(), lifetimes: Lifetimes::default(), admind: false }
     }
 
     /// Makes a site and starts its daemons, each ready before the next. Needs root, if only in a user namespace.
@@ -141,10 +153,11 @@ impl Setup {
         let plan = Plan { name: "local".into(), operators: vec![OPERATOR.into()], time: Vec::new(), machines };
         fs::write(dir.join("plan.toml"), toml::to_string_pretty(&plan)?)?;
         let access = Access::new(dir, &dir.join("bin/ffsctl"), &plan);
-        let mut local = Local { access, daemons: Vec::new() };
+        let mut local = Local { access, admind: self.admind, daemons: Vec::new() };
         let new = ["site", "new"];
         succeed(local.access.ffsctl().args(new).arg(dir.join("site")).arg("--plan").arg(dir.join("plan.toml")))?;
-        for (role, daemon) in DAEMONS.into_iter().chain([FTPD]) {
+        let admind = [Role::Web, Role::Download].map(|role| (role, ADMIND)).into_iter().filter(|_| self.admind);
+        for (role, daemon) in DAEMONS.into_iter().chain([FTPD]).chain(admind) {
             interrupt::check()?;
             let layout = local.layout(role);
             configs::write(&layout, &plan, &self.lifetimes, daemon)?;
@@ -156,7 +169,7 @@ impl Setup {
     fn copy_programs(&self) -> Result<()> {
         let to = self.dir.join("bin");
         fs::create_dir_all(&to)?;
-        for program in ["masterd", "commlinkd", "portald", "stagerd", "ftpd", "ffsctl"] {
+        for program in ["masterd", "commlinkd", "portald", "stagerd", "ftpd", "ffsctl", ADMIND] {
             let from = self.bins.join(program);
             // A link where the file system allows it, since a copy of all programs takes its time.
             if fs::hard_link(&from, to.join(program)).is_err() {
@@ -170,16 +183,22 @@ impl Setup {
 
 impl Local {
     fn layout(&self, role: Role) -> Layout {
-        Layout { dir: self.access.dir().to_owned(), machine: role.as_str().to_owned(), role }
+        let (dir, machine) = (self.access.dir().to_owned(), role.as_str().to_owned());
+        Layout { dir, machine, role, admind: self.admind }
     }
 
     fn unit(&self, layout: &Layout, daemon: &str) -> Unit {
         let name = format!("{}-{daemon}", layout.machine);
         Unit {
             program: self.access.dir().join("bin").join(daemon),
+            command: (daemon == ADMIND).then_some("serve"),
             config: layout.home(daemon).join("config.toml"),
             uid: layout.uid(daemon),
-            chroot: daemon == "ftpd",
+            capabilities: match daemon {
+                "ftpd" => "-all,+sys_chroot",
+                ADMIND => "-all,+chown,+dac_override,+fowner",
+                _ => "-all",
+            },
             log: self.logs().join(format!("{name}.log")),
             notify: self.access.dir().join("notify").join(&name),
             name,

@@ -230,3 +230,29 @@ fn a_failure_leaves_nothing() {
     assert!(plan.create(&dir).is_err());
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_certificate_is_made_anew_and_put_in_place() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("site");
+    plan().create(&dir).unwrap();
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+    let before = (files(&dir), read("web/tls.pem"), read("web/tls.key"));
+    let new = certify(&dir, plan().machine("web").unwrap()).unwrap();
+    assert!(!format!("{new:?}").contains("PRIVATE"), "a key is not shown");
+    assert_eq!((&before.1, &before.2), (&read("web/tls.pem"), &read("web/tls.key")), "not before a machine has it");
+    // What a cut run left is no obstacle.
+    std::fs::write(dir.join("web/tls.key.new"), "half").unwrap();
+    keep(&dir, "web", &new).unwrap();
+    assert_eq!((&read("web/tls.pem"), &read("web/tls.key")), (&new.certificate, &*new.key));
+    assert!(before.1 != new.certificate && before.2 != *new.key);
+    let mode = |name: &str| std::fs::metadata(dir.join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((files(&dir), mode("web/tls.pem"), mode("web/tls.key")), (before.0, 0o644, 0o600));
+    // The authority is where the site was made.
+    std::fs::remove_file(dir.join(AUTHORITY_KEY)).unwrap();
+    let failed = certify(&dir, plan().machine("web").unwrap()).unwrap_err();
+    assert!(failed.to_string().contains(AUTHORITY_KEY), "{failed}");
+    std::fs::write(dir.join(AUTHORITY_KEY), "no key").unwrap();
+    assert!(matches!(certify(&dir, plan().machine("web").unwrap()), Err(SiteError::Certificate(_))));
+}

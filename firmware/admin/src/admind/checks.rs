@@ -1,6 +1,6 @@
 //! What a machine says of itself in a status report.
 
-use super::boot;
+use super::{Config, boot, tls};
 use crate::block;
 use crate::setup::STORAGE;
 use crate::storage::array::{self, Array};
@@ -37,7 +37,7 @@ fn check_of(name: &str, (healthy, detail): (bool, String)) -> Option<Check> {
 }
 
 /// The checks of a machine; `disks`: how disks say that they are, on one that keeps data.
-pub(super) fn all(disks: Option<&BTreeMap<String, Health>>) -> Vec<Check> {
+pub(super) fn all(config: &Config, disks: Option<&BTreeMap<String, Health>>) -> Vec<Check> {
     let version = check("version", true, env!("CARGO_PKG_VERSION"));
     let disks = disks.and_then(|health| {
         let (healthy, detail) = storage(array::look(Path::new(block::SYS)).as_ref(), health);
@@ -47,7 +47,8 @@ pub(super) fn all(disks: Option<&BTreeMap<String, Health>>) -> Vec<Check> {
     let time = check_of("time", (true, time(Path::new(SYNCHRONISED).exists())));
     let mounts = check_of("mounts", mounts(fs::read_to_string(MOUNTS)));
     let boot = boot::words().and_then(|words| check("boot", true, words));
-    [version, check_of("memory", memory()), units(), mounts, watchdog, time, boot, disks]
+    let certificate = config.tls.as_ref().and_then(|tls| check_of("certificate-end", tls::end(tls, &config.name)));
+    [version, check_of("memory", memory()), units(), mounts, watchdog, time, boot, disks, certificate]
         .into_iter()
         .flatten()
         .collect()

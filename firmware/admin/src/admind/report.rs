@@ -1,7 +1,7 @@
 //! What admind publishes for the console ([`crate::console`]): what is not well, and what is to be said of versions.
 
-use super::checks;
 use super::storage::{Watch, known};
+use super::{Config, checks};
 use crate::console::facts::{self, REPORT, Report};
 use crate::storage::health::Health;
 use crate::update::esp;
@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tobj::Check;
 
@@ -18,14 +19,16 @@ use tobj::Check;
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Publishes for as long as the daemon runs; `disks`: what is known of the data disks, on a machine that keeps data.
-pub(super) async fn publish(disks: Option<Watch>) {
+pub(super) async fn publish(config: Arc<Config>, disks: Option<Watch>) {
     let mut tick = tokio::time::interval(LOOK);
     let mut failed = String::new();
     loop {
         tick.tick().await;
         // A daemon must not die of a console that cannot be told; once is enough to say so.
         let health = disks.as_ref().map(|watch| known(watch).health);
-        let now = tokio::task::spawn_blocking(move || look(health.as_ref()).map_err(|e| daemon::report(&*e))).await;
+        let config = config.clone();
+        let now =
+            tokio::task::spawn_blocking(move || look(&config, health.as_ref()).map_err(|e| daemon::report(&*e))).await;
         match now {
             Ok(Ok(())) => failed.clear(),
             Ok(Err(why)) if why != failed => {
@@ -37,10 +40,10 @@ pub(super) async fn publish(disks: Option<Watch>) {
     }
 }
 
-fn look(disks: Option<&BTreeMap<String, Health>>) -> Result<(), Box<dyn Error>> {
+fn look(config: &Config, disks: Option<&BTreeMap<String, Health>>) -> Result<(), Box<dyn Error>> {
     let record = Record::load(Path::new(RECORD))?;
     let at = facts::seconds(&fs::read_to_string("/proc/uptime")?).ok_or("/proc/uptime makes no sense")?;
-    let report = report(at, &checks::all(disks), &record, esp::running());
+    let report = report(at, &checks::all(config, disks), &record, esp::running());
     Ok(facts::publish(Path::new(REPORT), &toml::to_string(&report)?)?)
 }
 

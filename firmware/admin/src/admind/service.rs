@@ -1,7 +1,8 @@
 //! Answering commlinkd.
 
 use super::storage::Watch;
-use super::{Config, checks, report, storage, update};
+use super::{Config, checks, report, storage, tls, update};
+use crate::certificate::Pair;
 use crate::state::{mount, reset};
 use crate::storage::change::Change;
 use crate::storage::keeps_data;
@@ -34,8 +35,9 @@ pub(super) async fn run(path: PathBuf, shutdown: Shutdown) -> Result<(), Box<dyn
     if let Err(why) = settled.map_err(|e| daemon::report(&e)).and_then(|settled| settled) {
         tracing::error!("what became of the last update is not noted: {why}");
     }
-    tokio::spawn(report::publish(kept));
-    let service = Admind { name, role: config.role, changing: Mutex::new(()), disks };
+    let config = Arc::new(config);
+    tokio::spawn(report::publish(config.clone(), kept));
+    let service = Admind { name, role: config.role, config, changing: Mutex::new(()), disks };
     daemon::notify::ready();
     tracing::info!(name = %service.name, "admind serves");
     Ok(ipc::serve(listener, peers, Arc::new(service), shutdown).await?)
@@ -58,6 +60,7 @@ async fn beside<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refused> + S
 struct Admind {
     name: Name,
     role: Role,
+    config: Arc<Config>,
     /// Held by the one request that changes something.
     changing: Mutex<()>,
     /// What is known of the data disks.
@@ -128,6 +131,15 @@ impl Admind {
                 tracing::info!(from, pause, "an order to scrub");
                 beside(move || storage::scrub(pause)).await
             }
+            Request::TlsRenew { certificate, key } => {
+                let Some(tls) = self.config.tls.clone() else {
+                    return Err(Refused(Fault::Denied, "no customer comes to this machine".into()));
+                };
+                let _one = self.change()?;
+                let pair = Pair::received(certificate, key).map_err(|why| Refused(Fault::Invalid, why.to_string()))?;
+                let from = from.to_owned();
+                beside(move || tls::renew(&tls, &from, &pair)).await
+            }
             Request::UpdatePush { downgrade, again } => {
                 let _one = self.change()?;
                 let insist = Insist { downgrade: *downgrade, again: *again };
@@ -176,7 +188,8 @@ impl Admind {
 
     async fn status(&self) -> Answer {
         let disks = keeps_data(self.role).then(|| storage::known(&self.disks).health);
-        let checks = beside(move || Ok(checks::all(disks.as_ref()))).await?;
+        let config = self.config.clone();
+        let checks = beside(move || Ok(checks::all(&config, disks.as_ref()))).await?;
         let role = Name::new(self.role.as_str()).map_err(unavailable)?;
         let version = Text::lossy(env!("CARGO_PKG_VERSION"));
         Ok(Reply::StatusReport { name: self.name.clone(), role, version, checks })

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `/usr/lib/os-release` | the image | its version |
 //! | `/run/ffs/config/admind.toml` | `admind setup` | name and role |
-//! | [`CERTIFICATE`] | `admind setup` | SHA-256 of the certificate that customers see |
+//! | [`CERTIFICATE`] | `admind setup`, `admind serve` | SHA-256 of the certificate that customers see |
 //! | [`HEALTH`] | `admind health` | what the health gate found |
 //! | [`REPORT`] | `admind serve` | checks, versions that failed |
 //! | [`KEYS`] | commlinkd | a line for each key bag in use |
@@ -26,7 +26,7 @@ pub const GOOD: &str = "good";
 /// What admind knows.
 pub const REPORT: &str = "/run/ffs/admind/report.toml";
 /// The fingerprint of the certificate that customers see.
-pub const CERTIFICATE: &str = "/run/ffs/certificate";
+pub const CERTIFICATE: &str = "/run/ffs/tls/certificate";
 /// The key bags in use.
 pub const KEYS: &str = "/run/ffs/commlinkd/keys";
 /// After so many seconds a report is of the past.

@@ -28,7 +28,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Site,
     },
-    /// Key bags.
+    /// Key bags and certificates.
     Keys {
         #[command(subcommand)]
         command: Keys,
@@ -146,6 +146,17 @@ pub(crate) enum Keys {
     Revoke {
         /// The operator.
         name: String,
+    },
+    /// Renew the certificate that customers see, while work goes on: by a new one of the site's authority, or by one of another's.
+    Certificate {
+        /// The web or download machine.
+        machine: String,
+        /// The chain of another authority's certificate (PEM), the machine's own first.
+        #[arg(long, value_name = "FILE", requires = "key")]
+        certificate: Option<PathBuf>,
+        /// The key of that certificate (PEM, without a password).
+        #[arg(long, value_name = "FILE", requires = "certificate")]
+        key: Option<PathBuf>,
     },
 }
 

@@ -1,8 +1,10 @@
-//! Key bags: those of operators and, by order to the machines, those between machines.
+//! Key bags: those of operators and, by order to the machines, those between machines; and certificates.
 //!
 //! Where the whole site is at hand, the machines' parts in it are kept in step, so that a machine that has to be written
 //! anew gets the operators' present keys. Those between machines are known to the machines alone once they were renewed;
 //! `keys new --link` gives such a machine and its neighbour a new one.
+
+mod certificate;
 
 use super::args::Keys;
 use super::link::{Operator, home};
@@ -34,6 +36,9 @@ pub(crate) async fn run(
         }
         Keys::Rotate { links } => desk.rotate(&links, as_json).await,
         Keys::Revoke { name } => desk.revoke(&name).await,
+        Keys::Certificate { machine, certificate, key } => {
+            certificate::renew(&desk, &machine, certificate.zip(key), as_json).await
+        }
         Keys::New { name: Some(name), dir: Some(dir), .. } => desk.new_operator(&name, &dir).await,
         Keys::New { link: Some(link), .. } => desk.new_pair(&link).await,
         Keys::New { .. } => Err(CtlError::Usage("name an operator and a folder, or a link".into())),

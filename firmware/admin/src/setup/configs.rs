@@ -1,6 +1,6 @@
 //! The configuration of each daemon.
 
-use super::{Daemon, Layout, SetupError, with_port};
+use super::{CHAIN, Daemon, KEY, Layout, SetupError, with_port};
 use keys::site::{Machine, Plan, Role};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -11,7 +11,7 @@ pub fn parts(daemon: Daemon) -> &'static [&'static str] {
     match daemon {
         Daemon::Commlinkd | Daemon::Admind => &[],
         Daemon::Masterd => &["grant.secret"],
-        Daemon::Portald | Daemon::Ftpd => &["tls.pem", "tls.key"],
+        Daemon::Portald | Daemon::Ftpd => &[CHAIN, KEY],
         Daemon::Stagerd => &["grant.public"],
     }
 }
@@ -116,12 +116,23 @@ impl New<'_> {
     }
 
     fn admind(&self) -> Table {
-        table([
+        let mut out = table([
             ("name", self.machine.name.clone().into()),
             ("role", self.machine.role.as_str().into()),
             ("socket", path(self.layout.socket(Daemon::Admind))),
             ("allow_uids", self.only_commlinkd()),
-        ])
+        ]);
+        if let Some(&daemon) = Daemon::of(self.machine.role).iter().find(|daemon| parts(**daemon).contains(&CHAIN)) {
+            let tls = table([
+                ("certificate", self.key(daemon, CHAIN)),
+                ("key", self.key(daemon, KEY)),
+                ("uid", i64::from(self.layout.uid(daemon)).into()),
+                ("renewed", path(self.layout.renewed())),
+                ("fingerprint", path(self.layout.fingerprint())),
+            ]);
+            out.insert("tls".into(), tls.into());
+        }
+        out
     }
 
     fn masterd(&self) -> Result<Table, SetupError> {
@@ -162,8 +173,8 @@ impl New<'_> {
         let mut out = table([
             ("listen", with_port(&self.layout.customers(), self.machine.ftp).into()),
             ("passive_ports", range(self.machine.passive)),
-            ("cert", self.key(Daemon::Ftpd, "tls.pem")),
-            ("key", self.key(Daemon::Ftpd, "tls.key")),
+            ("cert", self.key(Daemon::Ftpd, CHAIN)),
+            ("key", self.key(Daemon::Ftpd, KEY)),
             ("sessions", path(self.layout.sessions())),
         ]);
         out.extend(self.ftp_rules(false));
@@ -196,8 +207,8 @@ impl New<'_> {
         Ok(table([
             ("name", self.machine.name.clone().into()),
             ("listen", with_port(&addresses, self.machine.https).into()),
-            ("cert", self.key(Daemon::Portald, "tls.pem")),
-            ("key", self.key(Daemon::Portald, "tls.key")),
+            ("cert", self.key(Daemon::Portald, CHAIN)),
+            ("key", self.key(Daemon::Portald, KEY)),
             ("commlink", path(self.layout.socket(Daemon::Commlinkd))),
             ("socket", path(self.layout.socket(Daemon::Portald))),
             ("allow_uids", self.only_commlinkd()),

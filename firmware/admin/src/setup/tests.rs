@@ -95,8 +95,9 @@ fn rendered(name: &str) -> String {
     let bags = [format!("ann-{name}.bag"), format!("web-{name}.bag")];
     let files = render(&plan(), name, &bags).unwrap();
     let mut out = String::new();
-    for File { path, mode, content } in files {
-        out += &format!("==== {} {mode:04o}", path.display());
+    for File { path, mode, uid, content } in files {
+        let owner = if uid == 0 { String::new() } else { format!(" of {uid}") };
+        out += &format!("==== {} {mode:04o}{owner}", path.display());
         match content {
             Content::Text(text) => out += &format!("\n{text}"),
             Content::Site(part) => out += &format!(" is {part} of the site\n"),
@@ -155,6 +156,14 @@ fn commlinkd_and_admind_take_what_is_made_for_them() {
         assert_eq!(config.relay_target().unwrap().is_some(), machine.role == Role::Web);
         let config: crate::admind::Config = toml::from_str(&text_of(&files, "/run/ffs/config/admind.toml")).unwrap();
         assert_eq!((config.name, config.role), (machine.name.clone(), machine.role));
+        let Some(tls) = config.tls else {
+            assert_eq!(machine.role, Role::Database);
+            continue;
+        };
+        // Where it is put at the start is where it is replaced.
+        let put = |path: &Path| files.iter().find(|f| f.path == path).map(|f| (f.uid, f.mode)).unwrap();
+        assert_eq!((put(&tls.certificate), put(&tls.key)), ((tls.uid, OF_DAEMON), (tls.uid, OF_DAEMON)));
+        assert_eq!((tls.renewed, tls.fingerprint), (RENEWED.into(), CERTIFICATE.into()));
     }
 }
 
@@ -180,13 +189,16 @@ fn pasv_answers_the_address_behind_a_public_name() {
 fn only_the_daemon_of_a_secret_gets_it() {
     for machine in &plan().machines {
         let mut seen = BTreeSet::new();
-        for File { path, mode, content } in render(&plan(), &machine.name, &["x.bag".into()]).unwrap() {
+        for File { path, mode, uid, content } in render(&plan(), &machine.name, &["x.bag".into()]).unwrap() {
             let Content::Site(part) = content else {
-                assert_eq!(mode, 0o644, "{}", path.display());
+                assert_eq!((mode, uid), (0o644, 0), "{}", path.display());
                 continue;
             };
-            assert_eq!(mode, 0o600);
-            let daemon = path.strip_prefix("/run/ffs/credentials").unwrap().components().next().unwrap();
+            // systemd hands a credential over; a daemon reads the others itself.
+            let folder = if uid == 0 { "/run/ffs/credentials" } else { "/run/ffs/tls" };
+            let daemon = path.strip_prefix(folder).unwrap().components().next().unwrap();
+            let of = Daemon::of(machine.role).iter().find(|d| *d.as_str() == *daemon.as_os_str()).unwrap();
+            assert!((mode, uid) == (0o600, 0) || (mode, uid) == (0o400, Appliance.uid(*of)), "{}", path.display());
             seen.insert((daemon.as_os_str().to_string_lossy().into_owned(), part));
         }
         let owned = |d: &str, p: &str| (d.to_owned(), p.to_owned());
@@ -247,9 +259,14 @@ fn a_machine_is_written_below_its_root_and_again() {
     let mode = |path: &str| fs::metadata(at(path)).unwrap().permissions().mode() & 0o777;
     for _ in 0..2 {
         assert_eq!(write(root.path()).unwrap(), "download");
-        let key = "run/ffs/credentials/ftpd/tls.key";
+        let key = "run/ffs/tls/ftpd/tls.key";
         assert_eq!(fs::read(at(key)).unwrap(), fs::read(at("state/site/tls.key")).unwrap());
-        assert_eq!((mode(key), mode("run/ffs/credentials/ftpd"), mode("run/ffs/credentials")), (0o600, 0o700, 0o700));
+        assert_eq!((mode(key), mode("run/ffs/tls/ftpd"), mode("run/ffs/tls")), (0o400, 0o755, 0o755));
+        let key = "run/ffs/credentials/stagerd/grant.public";
+        assert_eq!(
+            (mode(key), mode("run/ffs/credentials/stagerd"), mode("run/ffs/credentials")),
+            (0o600, 0o700, 0o700)
+        );
         assert_eq!((mode("run/ffs"), mode("run/ffs/config"), mode("run/ffs/config/ftpd.toml")), (0o755, 0o755, 0o644));
         assert!(at("run/ffs/credentials/commlinkd/bags/ann-download.bag").is_file());
         assert!(at("run/systemd/network/20-ffs-1.network").is_file() && at("run/ffs/nftables.conf").is_file());
@@ -259,6 +276,33 @@ fn a_machine_is_written_below_its_root_and_again() {
     let failed = write(root.path()).unwrap_err();
     assert!(daemon::report(&failed).contains("grant.public"), "{failed}");
     assert!(check(&at("state/site"), "download").is_err());
+}
+
+#[test]
+fn a_renewed_certificate_goes_before_the_site_s_own_unless_it_is_broken() {
+    let root = tempfile::tempdir().unwrap();
+    let site = root.path().join("made");
+    plan().create(&site).unwrap();
+    let new = keys::site::certify(&site, plan().machine("web").unwrap()).unwrap();
+    fs::create_dir(root.path().join("state")).unwrap();
+    fs::rename(site.join("web"), root.path().join("state/site")).unwrap();
+    fs::write(root.path().join("state/site/machine"), "web\n").unwrap();
+    let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
+    let served = || {
+        write(root.path()).unwrap();
+        (read("run/ffs/tls/portald/tls.pem"), read("run/ffs/tls/portald/tls.key"), read("run/ffs/tls/certificate"))
+    };
+    let fingerprint = |pem: &str| certificate::facts(pem.as_bytes()).unwrap().fingerprint;
+    let own = (read("state/site/tls.pem"), read("state/site/tls.key"));
+    let own = (own.0.clone(), own.1, fingerprint(&own.0));
+    assert_eq!(served(), own);
+    let keep = |text: String| fs::write(root.path().join("state/site/tls.renewed"), text).unwrap();
+    keep(format!("{}{}", new.certificate, *new.key));
+    assert_eq!(served(), (new.certificate.clone(), new.key.to_string(), fingerprint(&new.certificate)));
+    for broken in [String::new(), new.certificate.clone(), format!("{}{}", new.certificate, own.1)] {
+        keep(broken);
+        assert_eq!(served(), own);
+    }
 }
 
 #[test]

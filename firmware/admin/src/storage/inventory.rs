@@ -199,7 +199,7 @@ mod tests {
         let silent = Content::Other("it does not answer".into());
         for _ in 0..2 {
             let found = look(&disks[..1], Duration::from_millis(1));
-            assert_eq!(found, [silent.clone()]);
+            assert_eq!(found, std::slice::from_ref(&silent));
         }
         let found = look(&disks[1..], Duration::from_secs(60));
         assert_eq!(found[0], Content::Blank);

@@ -3,7 +3,7 @@
 use super::Layout;
 use admin::setup::{self, Daemon};
 use anyhow::{Context, Result};
-use keys::site::{Machine, Plan};
+use keys::site::{Machine, Plan, Role};
 use nix::unistd::{Gid, Uid, chown};
 use std::fs::{self, Permissions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -27,7 +27,7 @@ pub struct Lifetimes {
 
 impl setup::Layout for Layout {
     fn has_admind(&self) -> bool {
-        false
+        self.admind && self.role != Role::Database
     }
     fn uid(&self, daemon: Daemon) -> u32 {
         self.uid(daemon.as_str())
@@ -40,6 +40,12 @@ impl setup::Layout for Layout {
     }
     fn key(&self, daemon: Daemon, file: &str) -> PathBuf {
         self.home(daemon.as_str()).join("keys").join(file)
+    }
+    fn renewed(&self) -> PathBuf {
+        self.data(Daemon::Admind).join("tls.renewed")
+    }
+    fn fingerprint(&self) -> PathBuf {
+        self.data(Daemon::Admind).join("certificate")
     }
     fn bags(&self) -> PathBuf {
         self.key(Daemon::Commlinkd, "bags")

@@ -22,12 +22,14 @@ pub(crate) struct Unit {
     pub(crate) name: String,
     /// The program.
     pub(crate) program: PathBuf,
+    /// What its command line begins with.
+    pub(crate) command: Option<&'static str>,
     /// Its configuration.
     pub(crate) config: PathBuf,
     /// Uid and gid.
     pub(crate) uid: u32,
-    /// Whether it may chroot, and nothing else.
-    pub(crate) chroot: bool,
+    /// The capabilities that it has, as setpriv(1) takes them.
+    pub(crate) capabilities: &'static str,
     /// Where its log goes.
     pub(crate) log: PathBuf,
     /// Where it says that it is ready.
@@ -50,7 +52,7 @@ impl Unit {
         std::fs::set_permissions(&self.notify, Permissions::from_mode(0o666))?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let caps = if self.chroot { "-all,+sys_chroot" } else { "-all" };
+        let caps = self.capabilities;
         let mut command = Command::new("setpriv");
         command
             .arg(format!("--reuid={}", self.uid))
@@ -58,6 +60,7 @@ impl Unit {
             .args(["--clear-groups", "--no-new-privs", "--pdeathsig=TERM"])
             .args([format!("--inh-caps={caps}"), format!("--ambient-caps={caps}"), format!("--bounding-set={caps}")])
             .arg(&self.program)
+            .args(self.command)
             .arg("--config")
             .arg(&self.config)
             .env_clear()
