@@ -28,7 +28,7 @@ mod status;
 mod tls;
 mod web;
 
-pub use backend::{ANSWER_WITHIN, MAX_CALLS, MAX_LOGINS, MAX_LOGINS_PER_ADDRESS};
+pub use backend::{ANSWER_WITHIN, LOGIN_TURN, MAX_CALLS, MAX_LOGINS, MAX_LOGINS_PER_ADDRESS};
 pub use config::{Config, Download};
 pub use limits::{MAX_CONNECTIONS, MAX_PER_ADDRESS, MAX_PER_NETWORK};
 pub use server::{CONNECTION_LIFETIME, DRAIN_WITHIN, HANDSHAKE_WITHIN, HEAD_WITHIN, MAX_HEAD};

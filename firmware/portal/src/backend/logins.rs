@@ -4,15 +4,23 @@
 use crate::limits::key;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
-/// Logins under way at once; more are refused.
-pub const MAX_LOGINS: usize = 16;
-/// The same from one address (IPv6: from one /64).
-pub const MAX_LOGINS_PER_ADDRESS: usize = 4;
+/// Logins under way at once; more wait for their turn.
+pub const MAX_LOGINS: usize = 32;
+/// The same from one address (IPv6: from one /64): as many as the database has under way of one that has failed.
+pub const MAX_LOGINS_PER_ADDRESS: usize = 8;
+/// How long one waits for its turn before it is refused.
+pub const LOGIN_TURN: Duration = Duration::from_secs(10);
 
 /// The addresses of logins under way.
 #[derive(Debug, Default)]
-pub(crate) struct Logins(Mutex<Vec<IpAddr>>);
+pub(crate) struct Logins {
+    under_way: Mutex<Vec<IpAddr>>,
+    over: Notify,
+}
 
 /// A login that is counted until this is dropped.
 #[derive(Debug)]
@@ -22,8 +30,23 @@ pub(crate) struct Place {
 }
 
 impl Logins {
+    /// Counts one more when it is its turn, if that comes within [`LOGIN_TURN`].
+    pub(crate) async fn turn(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let turn = async {
+            loop {
+                // From before the look on, so that nothing is missed between the two.
+                let over = self.over.notified();
+                match self.enter(address) {
+                    Some(place) => return place,
+                    None => over.await,
+                }
+            }
+        };
+        timeout(LOGIN_TURN, turn).await.ok()
+    }
+
     /// Counts one more, unless that is too many.
-    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let address = key(address);
         let mut all = self.lock();
         let same = all.iter().filter(|other| **other == address).count();
@@ -35,7 +58,7 @@ impl Logins {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<IpAddr>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -45,6 +68,8 @@ impl Drop for Place {
         if let Some(at) = all.iter().position(|address| *address == self.address) {
             all.swap_remove(at);
         }
+        drop(all);
+        self.logins.over.notify_waiters();
     }
 }
 
@@ -68,6 +93,22 @@ mod tests {
             places.pop();
             assert!(logins.enter(ip(same)).is_some());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_comes_or_does_not() {
+        let logins = Arc::new(Logins::default());
+        let mut places: Vec<_> = (0..MAX_LOGINS_PER_ADDRESS).map(|_| logins.enter(ip("192.0.2.1")).unwrap()).collect();
+        let begun = tokio::time::Instant::now();
+        assert!(logins.turn(ip("192.0.2.1")).await.is_none());
+        assert_eq!(begun.elapsed(), LOGIN_TURN);
+        let waiting = logins.clone();
+        let turn = tokio::spawn(async move { waiting.turn(ip("192.0.2.1")).await });
+        tokio::task::yield_now().await;
+        assert!(!turn.is_finished());
+        places.pop();
+        assert!(turn.await.unwrap().is_some());
+        assert!(begun.elapsed() == LOGIN_TURN, "at once");
     }
 
     #[test]

@@ -251,5 +251,5 @@ async fn who_comes_when_too_many_log_in_is_told_so() {
     stream.write_all(LOGIN.concat().as_bytes()).await.unwrap();
     let head = head(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 429") && head.contains("retry-after: 5\r\n"), "{head}");
-    assert_at(pipe.start, Duration::ZERO);
+    assert_at(pipe.start, crate::LOGIN_TURN);
 }
