@@ -178,28 +178,33 @@ pub struct Door {
 }
 
 impl Door {
-    /// Decides one login, after the wait that earlier failures cost.
+    /// Decides one login, after the wait that earlier failures cost. The right secret of a lease costs none: nobody guesses it, and who
+    /// was sent a link does not wait for what others at his address got wrong.
     ///
     /// # Errors
     /// The fault that the session gets.
     pub async fn login(&self, address: IpAddr, user: &str, password: &Secret, tls: bool) -> Result<Admitted, Fault> {
-        let verdict = match self.throttle.attempt(address, user, Instant::now()) {
-            None => Err(No::TooMany),
-            Some(attempt) => {
-                // Even a wait for nothing lasts until the next tick of the timer.
-                if !attempt.wait.is_zero() {
-                    tokio::time::sleep(attempt.wait).await;
-                }
-                let verdict = self.decide(address, user, password).await;
-                match &verdict {
-                    Err(No::Wrong) => self.throttle.failed(&attempt, Instant::now()),
-                    verdict => self.throttle.not_counted(&attempt, verdict.is_ok()),
-                }
-                verdict
-            }
+        let ticket = lease_of(user).and_then(|lease| self.by_lease(lease, password).ok());
+        let verdict = match ticket {
+            Some(admitted) => Ok(admitted),
+            None => self.decide_in_turn(address, user, password).await,
         };
         self.record(address, user, tls, &verdict);
         verdict.map_err(|no| no.fault())
+    }
+
+    async fn decide_in_turn(&self, address: IpAddr, user: &str, password: &Secret) -> Result<Admitted, No> {
+        let attempt = self.throttle.attempt(address, user, Instant::now()).ok_or(No::TooMany)?;
+        // Even a wait for nothing lasts until the next tick of the timer.
+        if !attempt.wait.is_zero() {
+            tokio::time::sleep(attempt.wait).await;
+        }
+        let verdict = self.decide(address, user, password).await;
+        match &verdict {
+            Err(No::Wrong) => self.throttle.failed(&attempt, Instant::now()),
+            verdict => self.throttle.not_counted(&attempt, verdict.is_ok()),
+        }
+        verdict
     }
 
     fn record(&self, address: IpAddr, user: &str, tls: bool, verdict: &Result<Admitted, No>) {
@@ -244,17 +249,19 @@ impl Door {
     }
 
     async fn decide(&self, address: IpAddr, user: &str, password: &Secret) -> Result<Admitted, No> {
-        // Whoever comes in leaves a record, as often as he likes. A file system that does not say is not full.
-        if self.tree.space().is_ok_and(|(free, _)| is_last(free, self.reserve)) {
-            return Err(No::Full);
-        }
         match lease_of(user) {
             Some(lease) => self.by_lease(lease, password),
             None => self.by_password(address, user, password).await,
         }
     }
 
+    /// Whoever comes in leaves a record, as often as he likes. A file system that does not say is not full.
+    fn room(&self) -> Result<(), No> {
+        if self.tree.space().is_ok_and(|(free, _)| is_last(free, self.reserve)) { Err(No::Full) } else { Ok(()) }
+    }
+
     fn by_lease(&self, id: Id, password: &Secret) -> Result<Admitted, No> {
+        self.room()?;
         let gone = self.engine.settled(id) == Some(Settled::Gone);
         let lease = self.ledger.read()?.lease(id)?.filter(|_| !gone).ok_or(No::Wrong)?;
         // Secrets are compared in constant time. One that is erased fits nothing.
@@ -270,6 +277,7 @@ impl Door {
     }
 
     async fn by_password(&self, address: IpAddr, user: &str, password: &Secret) -> Result<Admitted, No> {
+        self.room()?;
         if Name::new(user).is_err() {
             return Err(No::Wrong);
         }

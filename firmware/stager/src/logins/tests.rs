@@ -117,6 +117,23 @@ fn who_is_not_heard_is_counted() {
 }
 
 #[test]
+fn the_secret_of_a_link_waits_for_nobody() {
+    let kit = Kit::new();
+    let staged = kit.stage(1, &grant(1, LeaseKind::OneTime));
+    let Ok(Reply::Staged { user: Some(user), secret: Some(right), .. }) = staged else { panic!("{staged:?}") };
+    let (door, runtime) = (door(&kit, &kit.engine, 0), runtime());
+    let address = "192.0.2.1".parse().unwrap();
+    for user in ["alice", user.as_str()] {
+        while let Some(attempt) = door.throttle.attempt(address, user, Instant::now()) {
+            door.throttle.failed(&attempt, Instant::now());
+        }
+    }
+    let login = |secret: &Secret| runtime.block_on(door.login(address, user.as_str(), secret, true));
+    assert_eq!(login(&secret("swordfish")).unwrap_err(), Fault::Busy, "a wrong one does");
+    assert!(matches!(login(&right).unwrap().access, Access::Ticket(_)));
+}
+
+#[test]
 fn where_the_last_of_the_space_begins() {
     let reserve = 32 << 20;
     for (free, last) in [(0, true), ((8 << 20) - 1, true), (8 << 20, false), (reserve, false)] {
