@@ -34,7 +34,7 @@ pub const APPEARS: Duration = Duration::from_secs(20);
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long is waited for a disk that was found. One that takes longer is looked at again once it has answered.
-const ANSWERS: Duration = Duration::from_secs(2);
+const ANSWERS: Duration = Duration::from_secs(10);
 /// A partition grows when it would gain at least this many bytes.
 const WORTH: u64 = 1 << 20;
 /// The EFI variable with the identifier of the ESP that was booted (systemd's boot loader interface).

@@ -20,8 +20,10 @@ pub(crate) const ENDS: u64 = 16 << 20;
 const BLOCK: usize = 1 << 20;
 /// What is read of a superblock: with the roles of as many members as md allows (1920), and then some.
 const SUPERBLOCK: usize = 8 << 10;
-/// How long a disk may take to say what is on it. Those that turn have turned before: the kernel has read their tables.
-const ANSWERS: Duration = Duration::from_secs(10);
+/// How long a disk may take to say whether it is a member. Those that turn have turned before: the kernel has read their tables.
+const ANSWERS: Duration = Duration::from_secs(30);
+/// The same where both of its ends are read, which is no proof of a disk that hangs where it takes a while.
+const ANSWERS_DEEP: Duration = Duration::from_secs(90);
 
 /// The disks that may be used for data: hardware, writable, not removable, and nothing of them mounted or built upon.
 fn usable(blocks: &[Block], mounted: &BTreeSet<String>) -> Vec<Block> {
@@ -100,7 +102,7 @@ fn contents(asked: &Questions, disks: &[String], dev: &Path, within: Duration, d
     disks.iter().map(of).collect()
 }
 
-/// Looks, which takes [`ANSWERS`] at most, and as long again for each who looks at the same time.
+/// Looks, which takes [`ANSWERS`] or [`ANSWERS_DEEP`] at most, and as long again for each who looks at the same time.
 ///
 /// # Errors
 /// When sysfs cannot be read. A disk that cannot be read is in the inventory, as such.
@@ -115,7 +117,8 @@ pub(crate) fn take(deep: bool) -> Result<Inventory, StorageError> {
     let mounted = block::mounts(&mounted).into_iter().map(|(number, _)| number).collect();
     let disks = usable(&blocks, &mounted);
     let names: Vec<String> = disks.iter().map(|b| b.name.clone()).collect();
-    let contents = contents(&asked, &names, Path::new("/dev"), ANSWERS, deep);
+    let within = if deep { ANSWERS_DEEP } else { ANSWERS };
+    let contents = contents(&asked, &names, Path::new("/dev"), within, deep);
     let disk = |(b, content): (Block, Content)| Disk {
         name: b.name,
         serial: b.serial,
