@@ -15,7 +15,7 @@ mod service;
 mod shutdown;
 mod start;
 
-pub use rate_limit::{INTERVAL, RateLimit};
+pub use rate_limit::RateLimit;
 pub use service::Service;
 pub use shutdown::{Shutdown, Trigger};
 pub use start::{report, run, run_with};

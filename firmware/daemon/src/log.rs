@@ -8,6 +8,16 @@ use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+/// Most bytes of a name that a stranger typed that are written down, in logs and audit records.
+pub const RECORDED: usize = 128;
+
+/// What of such a name is written down.
+#[must_use]
+pub fn recorded(typed: &str) -> &str {
+    let end = (0..=typed.len().min(RECORDED)).rev().find(|end| typed.is_char_boundary(*end)).unwrap_or(0);
+    &typed[..end]
+}
+
 /// Starts logging for this process; a second call changes nothing. `RUST_LOG` chooses what, `info` without it.
 pub fn init(name: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -65,6 +75,14 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_long_name_is_cut_for_the_record() {
+        assert_eq!(recorded("alice"), "alice");
+        assert_eq!(recorded(&"x".repeat(RECORDED + 1)).len(), RECORDED);
+        assert_eq!(recorded(&"ü".repeat(RECORDED)).len(), RECORDED);
+        assert_eq!(recorded(&format!("x{}", "ü".repeat(RECORDED))).len(), RECORDED - 1);
     }
 
     #[test]

@@ -4,10 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The time that a limit is for.
-pub const INTERVAL: Duration = Duration::from_secs(60);
-
-/// Lets so many pass in each [`INTERVAL`]. Nothing wakes up for it: what was suppressed is told to the next one that passes.
+/// Lets so many pass in each [`RateLimit::INTERVAL`]. Nothing wakes up for it: what was suppressed is told to the next one that passes.
 #[derive(Debug)]
 pub struct RateLimit {
     most: u32,
@@ -22,6 +19,9 @@ struct State {
 }
 
 impl RateLimit {
+    /// The time that a limit is for.
+    pub const INTERVAL: Duration = Duration::from_secs(60);
+
     /// One that lets so many pass.
     #[must_use]
     pub const fn new(most: u32) -> Self {
@@ -31,7 +31,7 @@ impl RateLimit {
     /// How many were suppressed since the last one that passed; `None` for one that does not pass itself.
     pub fn pass(&self, now: Instant) -> Option<u64> {
         let mut state = self.lock();
-        if state.begun.is_none_or(|begun| now.saturating_duration_since(begun) >= INTERVAL) {
+        if state.begun.is_none_or(|begun| now.saturating_duration_since(begun) >= Self::INTERVAL) {
             (state.begun, state.passed) = (Some(now), 0);
         }
         if state.passed >= self.most {
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn so_many_pass_and_the_rest_is_counted() {
         let (limit, now) = (RateLimit::new(2), Instant::now());
-        let later = now + INTERVAL;
+        let later = now + RateLimit::INTERVAL;
         let passed = [now, now, now, later - Duration::from_millis(1), later, later, later].map(|at| limit.pass(at));
         assert_eq!(passed, [Some(0), Some(0), None, None, Some(2), Some(0), None]);
         limit.suppress();

@@ -12,6 +12,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::rows::{Event, lease_of};
 use crate::throttle::Throttle;
 use crate::tree::{Tree, TreeError};
+use daemon::log::recorded;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -25,8 +26,6 @@ use zeroize::Zeroizing;
 pub const REMEMBERED: usize = 10_000;
 /// One in so many parts of [`crate::config::Config::reserve_bytes`] is for no record of a login: with less space nobody comes in.
 pub const LAST_PART: u64 = 4;
-/// Most bytes of a user name that was refused that go on record.
-const RECORDED: usize = 128;
 
 /// Remembers for a short time whose password was right.
 #[derive(Debug)]
@@ -220,9 +219,9 @@ impl Door {
             }
             Err(no) => {
                 let why = daemon::report(no);
-                tracing::info!(%address, user = %cut(user), why, "a login was refused");
+                tracing::info!(%address, user = recorded(user), why, "a login was refused");
                 let mut event = Event::new(at, AuditEvent::LoginRefused).outcome(no.to_string());
-                event.customer = Some(cut(user).to_owned());
+                event.customer = Some(recorded(user).to_owned());
                 event.lease = lease_of(user);
                 // Those that are not even heard come as fast as the line allows.
                 Work::Refused { event: Event { address: from, ..event }, fold: matches!(no, No::TooMany) }
@@ -335,11 +334,6 @@ impl Door {
 /// Whether what is free is for those records only that must not be lost.
 fn is_last(free: u64, reserve: u64) -> bool {
     free < reserve / LAST_PART
-}
-
-fn cut(user: &str) -> &str {
-    let end = (0..=user.len().min(RECORDED)).rev().find(|end| user.is_char_boundary(*end)).unwrap_or(0);
-    &user[..end]
 }
 
 #[cfg(test)]

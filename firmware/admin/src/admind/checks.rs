@@ -215,7 +215,7 @@ fn describe(array: Option<&Array>, free: Option<&str>) -> (bool, String) {
 mod tests {
     use super::*;
     use crate::storage::array::Member;
-    use crate::storage::superblock::Uuid;
+    use crate::storage::array::tests::sample;
 
     #[test]
     fn memory_in_use() {
@@ -259,18 +259,8 @@ mod tests {
     fn array(disks: &[(&str, &str)]) -> Array {
         let member =
             |&(disk, state): &(&str, &str)| Member { disk: disk.into(), state: state.into(), slot: Some(0), errors: 0 };
-        Array {
-            array: Uuid([1; 16]),
-            level: "raid10".into(),
-            state: "clean".into(),
-            whole: 4,
-            missing: 0,
-            component: 0,
-            mismatches: 0,
-            action: "idle".into(),
-            done: None,
-            members: disks.iter().map(member).collect(),
-        }
+        let members = disks.iter().map(member).collect();
+        Array { level: "raid10".into(), whole: 4, members, ..sample(&[]) }
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! on loopback; and the array runs, degraded or not, if the machine ever had one.
 //!
 //! Where that does not come within [`LIMIT`], not counting the time in which the disks or a daemon start for the first time (which has a
-//! limit of its own: a file system or a ledger may have a log to recover), and the running entry is still on trial, the reason is written down and the machine
-//! starts anew, which uses up a try. An entry that has proven itself is never left for that.
+//! limit of its own: a file system or a ledger may have a log to recover), and the running entry is still on trial, the reason is
+//! written down and the machine starts anew, which uses up a try. An entry that has proven itself is never left for that.
 
 use super::storage::{self, Data};
 use super::update;
@@ -137,18 +137,16 @@ fn units(role: Role, data: &Data) -> Vec<String> {
 
 /// Whether the data disks or a daemon of data are being started, and for the first time.
 fn starting() -> bool {
-    let data = [Daemon::Stagerd, Daemon::Masterd].map(|daemon| format!("{}.service", daemon.as_str()));
-    [storage::STORAGE].into_iter().chain(data.iter().map(|unit| &**unit)).any(|unit| {
-        let asked = ["show", "--property=SubState,NRestarts", unit];
-        let said = tools::find("systemctl").and_then(|systemctl| tools::output(&systemctl, &asked).ok());
-        said.is_some_and(|said| starts(&String::from_utf8_lossy(&said)))
-    })
+    let [stagerd, masterd] = [Daemon::Stagerd, Daemon::Masterd].map(|daemon| format!("{}.service", daemon.as_str()));
+    let asked = ["show", "--property=SubState,NRestarts", storage::STORAGE, &stagerd, &masterd];
+    let said = tools::find("systemctl").and_then(|systemctl| tools::output(&systemctl, &asked).ok());
+    said.is_some_and(|said| starts(&String::from_utf8_lossy(&said)))
 }
 
-/// Whether a unit starts, and did not fail before; out of what `systemctl show` says of it.
+/// Whether a unit starts, and did not fail before; out of what `systemctl show` says, a paragraph for each unit.
 fn starts(said: &str) -> bool {
-    let is = |line: &str| said.lines().any(|l| l == line);
-    is("SubState=start") && is("NRestarts=0")
+    let is = |unit: &str, line: &str| unit.lines().any(|l| l == line);
+    said.split("\n\n").any(|unit| is(unit, "SubState=start") && is(unit, "NRestarts=0"))
 }
 
 /// What systemd says of these units, a line for each.
@@ -308,10 +306,12 @@ mod tests {
     #[test]
     fn a_first_start_takes_its_time() {
         assert!(starts("SubState=start\nNRestarts=0\n") && starts("NRestarts=0\nSubState=start\n"));
+        assert!(starts("SubState=running\nNRestarts=0\n\nSubState=start\nNRestarts=0\n"));
         for other in [
             "SubState=start\nNRestarts=1\n",
             "SubState=auto-restart\nNRestarts=0\n",
             "SubState=running\nNRestarts=0\n",
+            "SubState=start\nNRestarts=1\n\nSubState=running\nNRestarts=0\n",
             "",
         ] {
             assert!(!starts(other), "{other}");

@@ -135,13 +135,35 @@ pub(crate) fn look(sys: &Path) -> Option<Array> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::block::tests::sysfs;
     use std::io::Write as _;
     use tempfile::TempDir;
 
     const MD: &str = "devices/virtual/block/md0/md";
+
+    /// A whole mirror of two with these members and their states; those that are in sync have their places in this order.
+    pub(crate) fn sample(members: &[(&str, &str)]) -> Array {
+        let member = |(slot, (disk, state)): (u16, &(&str, &str))| Member {
+            disk: (*disk).into(),
+            state: (*state).into(),
+            slot: state.starts_with("in_sync").then_some(slot),
+            errors: 0,
+        };
+        Array {
+            array: Uuid([1; 16]),
+            level: "raid1".into(),
+            state: "clean".into(),
+            whole: 2,
+            missing: 0,
+            component: 1 << 30,
+            mismatches: 0,
+            action: "idle".into(),
+            done: None,
+            members: (0..).zip(members).map(member).collect(),
+        }
+    }
 
     /// An array of which the kernel says this.
     fn md0(files: &[(&str, &str)]) -> TempDir {

@@ -171,32 +171,12 @@ fn carry_out(step: &Step) -> Result<(), StorageError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::array::tests::sample as array;
     use super::super::plan::Disk;
     use super::super::superblock::{Superblock, Uuid};
     use super::*;
 
     const OURS: Uuid = Uuid([1; 16]);
-
-    fn array(members: &[(&str, &str)]) -> Array {
-        let member = |(slot, (disk, state)): (u16, &(&str, &str))| Member {
-            disk: (*disk).into(),
-            state: (*state).into(),
-            slot: state.starts_with("in_sync").then_some(slot),
-            errors: 0,
-        };
-        Array {
-            array: OURS,
-            level: "raid1".into(),
-            state: "clean".into(),
-            whole: 2,
-            missing: 0,
-            component: 1 << 30,
-            mismatches: 0,
-            action: "idle".into(),
-            done: None,
-            members: (0..).zip(members).map(member).collect(),
-        }
-    }
 
     fn disks() -> Inventory {
         let disk =

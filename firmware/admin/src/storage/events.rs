@@ -145,23 +145,12 @@ fn degraded(array: &Array) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::array::Member;
-    use super::super::superblock::Uuid;
+    use super::super::array::tests::sample;
     use super::*;
 
     fn array(members: &[(&str, &str, u64)], missing: u64, action: &str) -> Array {
         let member = |m: &(&str, &str, u64)| Member { disk: m.0.into(), state: m.1.into(), slot: None, errors: m.2 };
-        Array {
-            array: Uuid([1; 16]),
-            level: "raid1".into(),
-            state: "clean".into(),
-            whole: 2,
-            missing,
-            component: 0,
-            mismatches: 0,
-            action: action.into(),
-            done: None,
-            members: members.iter().map(member).collect(),
-        }
+        Array { missing, action: action.into(), members: members.iter().map(member).collect(), ..sample(&[]) }
     }
 
     #[test]

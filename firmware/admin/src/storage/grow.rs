@@ -51,31 +51,13 @@ fn may_grow(array: &Array, room: impl Fn(&str) -> Option<u64>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::array::Member;
-    use super::super::superblock::Uuid;
+    use super::super::array::tests::sample;
     use super::*;
 
     const USED: u64 = 1 << 30;
 
     fn array() -> Array {
-        let member = |disk: &str, state: &str, slot| Member { disk: disk.into(), state: state.into(), slot, errors: 0 };
-        Array {
-            array: Uuid([1; 16]),
-            level: "raid1".into(),
-            state: "clean".into(),
-            whole: 2,
-            missing: 0,
-            component: USED,
-            mismatches: 0,
-            action: "idle".into(),
-            done: None,
-            members: vec![
-                member("a", "in_sync", Some(0)),
-                member("b", "in_sync", Some(1)),
-                member("s", "spare", None),
-                member("old", "faulty", None),
-            ],
-        }
+        sample(&[("a", "in_sync"), ("b", "in_sync"), ("s", "spare"), ("old", "faulty")])
     }
 
     #[test]

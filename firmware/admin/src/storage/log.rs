@@ -54,25 +54,12 @@ fn set_policy(policy: &str) -> Result<(), StorageError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::superblock::Uuid;
     use super::*;
-    use crate::storage::array::Member;
+    use crate::storage::array::tests::sample;
 
     fn array() -> Array {
-        let member =
-            |disk: &str, slot| Member { disk: disk.into(), state: "in_sync".into(), slot: Some(slot), errors: 0 };
-        Array {
-            array: Uuid([1; 16]),
-            level: "raid5".into(),
-            state: "clean".into(),
-            whole: 3,
-            missing: 0,
-            component: 1 << 30,
-            mismatches: 0,
-            action: "idle".into(),
-            done: None,
-            members: vec![member("a", 0), member("b", 1), member("c", 2)],
-        }
+        let members = [("a", "in_sync"), ("b", "in_sync"), ("c", "in_sync")];
+        Array { level: "raid5".into(), whole: 3, ..sample(&members) }
     }
 
     #[test]

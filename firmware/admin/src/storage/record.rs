@@ -128,38 +128,24 @@ pub(crate) fn save<T: Serialize>(path: &Path, value: &T) -> Result<(), StorageEr
 
 #[cfg(test)]
 mod tests {
+    use super::super::array::tests::sample;
     use super::*;
 
     #[test]
     fn which_disks_are_up_to_date() {
-        use super::super::array::Member;
-        let member =
-            |(disk, state): (&str, &str)| Member { disk: disk.into(), state: state.into(), slot: None, errors: 0 };
-        let array = |members: &[(&str, &str)]| Array {
-            array: Uuid([1; 16]),
-            level: "raid1".into(),
-            state: "clean".into(),
-            whole: 2,
-            missing: 0,
-            component: 1 << 30,
-            mismatches: 0,
-            action: "idle".into(),
-            done: None,
-            members: members.iter().copied().map(member).collect(),
-        };
         let block = |name: &str, serial: Option<&str>| Block {
             name: name.into(),
             serial: serial.map(str::to_owned),
             ..Block::default()
         };
         let blocks = [block("a", Some("A")), block("b", Some("B")), block("n", None)];
-        let of = |members: &[(&str, &str)]| Current::of(&array(members), &blocks).map(|c| c.disks.join(" "));
+        let of = |members: &[(&str, &str)]| Current::of(&sample(members), &blocks).map(|c| c.disks.join(" "));
         assert_eq!(of(&[("a", "in_sync"), ("b", "in_sync,write_mostly")]).as_deref(), Some("A B"));
         assert_eq!(of(&[("a", "in_sync"), ("b", "spare")]).as_deref(), Some("A"), "it is being filled");
         assert_eq!(of(&[("a", "in_sync"), ("b", "faulty,in_sync")]).as_deref(), Some("A"));
         assert_eq!(of(&[("a", "in_sync"), ("n", "in_sync")]).as_deref(), Some(""), "it cannot be told from others");
         assert_eq!(of(&[("a", "faulty")]), None);
-        let stopped = Array { state: "inactive".into(), ..array(&[("a", "in_sync")]) };
+        let stopped = Array { state: "inactive".into(), ..sample(&[("a", "in_sync")]) };
         assert_eq!(Current::of(&stopped, &blocks), None);
         let dir = tempfile::tempdir().unwrap();
         let current = Current { array: Uuid([1; 16]), disks: vec!["A".into()] };

@@ -6,11 +6,9 @@ use crate::store::audit::{self, Own};
 use crate::store::grants::{self, Outcome, Wish};
 use crate::store::rows::CustomerRow;
 use crate::store::{customers, entitlements};
+use daemon::log::recorded;
 use tobj::{AuditEvent, Fault, Id, LeaseKind, Name, Reply, Secret, Text, Timestamp};
 use tokio::time::Instant;
-
-/// Most bytes of a name that was typed that are written down.
-pub(super) const RECORDED: usize = 128;
 
 /// What the check of a password says.
 pub(super) enum Verdict {
@@ -162,13 +160,13 @@ impl MasterDb {
 
     pub(super) fn say_too_many(&self, machine: &Name, customer: &Text, address: &Text) {
         if let Some(suppressed) = self.too_many.pass(Instant::now()) {
-            tracing::warn!(%machine, customer = recorded(customer), %address, suppressed, "too many logins at once");
+            tracing::warn!(%machine, customer = recorded(customer.as_str()), %address, suppressed, "too many logins at once");
         }
     }
 
     /// Tells the log and the trail of a refused login, as far as there is room for it.
     async fn refused(&self, machine: &Name, web: bool, customer: &Text, address: &Text) -> Result<(), Failure> {
-        let customer = recorded(customer);
+        let customer = recorded(customer.as_str());
         if !web {
             tracing::info!(%machine, customer, %address, "a login was refused");
             return Ok(());
@@ -200,13 +198,6 @@ impl MasterDb {
         });
         Ok(written.await?)
     }
-}
-
-/// What of a name that was typed is written down.
-pub(super) fn recorded(customer: &Text) -> &str {
-    let typed = customer.as_str();
-    let end = (0..=typed.len().min(RECORDED)).rev().find(|end| typed.is_char_boundary(*end)).unwrap_or(0);
-    &typed[..end]
 }
 
 fn login(event: AuditEvent, customer: &str, address: &Text, outcome: &str) -> Own {

@@ -1,9 +1,10 @@
 //! What download appliances ask: login checks, the audit trail, revocations.
 
-use super::customer::{Verdict, recorded};
+use super::customer::Verdict;
 use super::{Failure, MasterDb, fault};
 use crate::store::audit::{self, Reported};
 use crate::store::revocations;
+use daemon::log::recorded;
 use std::time::Duration;
 use tobj::{AuditRecord, Fault, Name, Reply, Secret, Text, Timestamp};
 
@@ -22,7 +23,7 @@ impl MasterDb {
             Verdict::Right(customer, _) => Reply::Verified { customer },
             // The download appliance tells the trail itself, with what it knows of the connection.
             Verdict::Wrong => {
-                tracing::info!(%machine, customer = recorded(customer), %address, "a password was wrong");
+                tracing::info!(%machine, customer = recorded(customer.as_str()), %address, "a password was wrong");
                 fault(Fault::Denied)
             }
             Verdict::TooMany => {

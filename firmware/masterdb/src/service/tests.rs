@@ -522,10 +522,9 @@ async fn orders_that_make_no_sense_change_nothing() {
     site.order(add("bob", "12345678")).await;
 }
 
-#[tokio::test]
-async fn audit_records_come_once_and_without_gaps() {
-    let site = Site::new().await;
-    let record = |seq: u64| AuditRecord {
+/// What a download machine tells of a transfer.
+fn transfer(seq: u64) -> AuditRecord {
+    AuditRecord {
         seq,
         at: Timestamp(5),
         event: AuditEvent::Transfer,
@@ -538,8 +537,13 @@ async fn audit_records_come_once_and_without_gaps() {
         milliseconds: Some(1500),
         tls: Some(TlsVersion::Tls13),
         outcome: Some(text("complete")),
-    };
-    let audit = |seqs: &[u64]| Request::Audit { records: seqs.iter().map(|s| record(*s)).collect() };
+    }
+}
+
+#[tokio::test]
+async fn audit_records_come_once_and_without_gaps() {
+    let site = Site::new().await;
+    let audit = |seqs: &[u64]| Request::Audit { records: seqs.iter().map(|seq| transfer(*seq)).collect() };
     is_opaque(site.ask("download", audit(&[2])).await, Fault::Invalid);
     assert_eq!(site.ask("download", audit(&[1, 2])).await, Reply::Acknowledged { upto: 2 });
     assert_eq!(site.ask("download", audit(&[1, 2, 3])).await, Reply::Acknowledged { upto: 3 });

@@ -86,14 +86,6 @@ fn no_time_means_no_memory_and_memory_is_bounded() {
 }
 
 #[test]
-fn a_long_user_name_is_cut_for_the_record() {
-    assert_eq!(cut("alice"), "alice");
-    assert_eq!(cut(&"x".repeat(RECORDED + 1)).len(), RECORDED);
-    assert_eq!(cut(&"ü".repeat(RECORDED)).len(), RECORDED);
-    assert_eq!(cut(&format!("x{}", "ü".repeat(RECORDED))).len(), RECORDED - 1);
-}
-
-#[test]
 fn who_is_not_heard_is_counted() {
     let kit = Kit::new();
     let door = door(&kit, &kit.engine, 0);

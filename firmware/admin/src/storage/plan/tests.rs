@@ -1,4 +1,5 @@
 use super::super::array::Member;
+use super::super::array::tests::sample;
 use super::*;
 
 const OURS: Uuid = Uuid([1; 16]);
@@ -174,18 +175,8 @@ fn disks_that_fell_out_of_use_do_not_start_by_themselves() {
 #[test]
 fn a_member_comes_back_to_its_own_place_only() {
     let in_place = |slot| Member { disk: format!("x{slot}"), state: "in_sync".into(), slot: Some(slot), errors: 0 };
-    let running = Array {
-        array: OURS,
-        level: "raid10".into(),
-        state: "clean".into(),
-        whole: 3,
-        missing: 1,
-        component: 1 << 30,
-        mismatches: 0,
-        action: "idle".into(),
-        done: None,
-        members: vec![in_place(0), in_place(1)],
-    };
+    let members = vec![in_place(0), in_place(1)];
+    let running = Array { level: "raid10".into(), whole: 3, missing: 1, members, ..sample(&[]) };
     let m = |name| member(name, OURS, 10, 3);
     let disks = of(&[m("a-replaced"), m("c"), member("c-other", OTHER, 10, 3), blank("d")]);
     assert_eq!(fallen_behind(&disks, &running), ["c"]);

@@ -1,8 +1,8 @@
 //! What strangers can make the database keep.
 
 use super::super::REFUSALS_RECORDED;
-use super::super::customer::RECORDED;
 use super::*;
+use daemon::log::RECORDED;
 
 impl Site {
     /// A refused login as the portal would ask for it, each from an address of its own.
@@ -45,7 +45,7 @@ async fn refused_logins_beyond_their_number_are_one_record() {
     }
     let recorded = |who: &str| (Some(who.to_owned()), "wrong name or password".to_owned());
     assert_eq!(site.refused().await, [recorded("c0")]);
-    tokio::time::advance(daemon::INTERVAL).await;
+    tokio::time::advance(daemon::RateLimit::INTERVAL).await;
     site.refuse(4, "c4").await;
     let counted = "3 that were not recorded one by one: too many a minute, or no space for them";
     assert_eq!(site.refused().await, [recorded("c0"), (None, counted.to_owned()), recorded("c4")]);
@@ -75,21 +75,7 @@ async fn without_space_customers_leave_nothing_and_all_others_go_on() {
     assert!(matches!(site.check("alice", ALICE).await, Reply::Verified { .. }));
 
     site.order(object_add("3", 3)).await;
-    let record = AuditRecord {
-        seq: 1,
-        at: Timestamp(5),
-        event: AuditEvent::Transfer,
-        customer: None,
-        address: None,
-        lease: None,
-        sha256: None,
-        offset: None,
-        bytes: None,
-        milliseconds: None,
-        tls: None,
-        outcome: Some(text("complete")),
-    };
-    let audit = Request::Audit { records: vec![record] };
+    let audit = Request::Audit { records: vec![transfer(1)] };
     assert_eq!(site.ask("download", audit).await, Reply::Acknowledged { upto: 1 });
     assert_eq!(site.trail().await.len(), before + 2);
 
