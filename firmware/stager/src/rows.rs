@@ -76,6 +76,12 @@ impl Withdrawn {
         what(self) == what(other)
     }
 
+    /// Whether it is the same right, told after this other one and with an earlier time: the database's clock had been ahead.
+    pub fn corrects(&self, other: &Self) -> bool {
+        let same = (&self.product, &self.version) == (&other.product, &other.version);
+        same && self.seq > other.seq && self.at < other.at
+    }
+
     /// Whether it ends a lease that began with this audit record.
     pub fn ends(&self, begun: u64) -> bool {
         begun <= self.record

@@ -50,6 +50,7 @@ impl MasterDb {
     }
 
     pub(super) async fn wait_revocations(&self, after: u64) -> Result<Reply, Failure> {
+        self.redate_revocations(Timestamp::now()).await?;
         let mut revoked = self.revoked.subscribe();
         // A number that is still to come is answered at once: see `revocations::after`.
         if *revoked.borrow_and_update() == after {
@@ -61,6 +62,17 @@ impl MasterDb {
         }
         let (items, upto) = self.store.read(move |txn| revocations::after(txn, after)).await?;
         Ok(Reply::Revocations { items, upto, now: Timestamp::now() })
+    }
+
+    /// What was withdrawn while the clock was ahead counts from now, and is told again.
+    async fn redate_revocations(&self, now: Timestamp) -> Result<(), Failure> {
+        if !self.store.read(move |txn| revocations::ahead(txn, now)).await? {
+            return Ok(());
+        }
+        let last = self.store.write(move |txn| revocations::redate(txn, now)).await?;
+        tracing::warn!("rights were withdrawn while the clock was ahead: they count as withdrawn now, and are told again");
+        self.announce(last);
+        Ok(())
     }
 
     /// Wakes who waits for revocations.

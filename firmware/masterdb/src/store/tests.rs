@@ -293,12 +293,43 @@ async fn a_grant_is_younger_than_every_withdrawal() {
     let t = entitled().await;
     let withdraw = |at| t.store.write(move |txn| revocations::add(txn, &name("alice"), Some(&name("maps")), None, at));
     for (n, withdrawn, expected) in
-        [(1, NOW.plus(5), NOW.plus(6)), (2, NOW, NOW.plus(5)), (3, NOW.plus(5), NOW.plus(6))]
+        [(1, NOW.plus(5), NOW.plus(6)), (2, NOW, NOW.plus(6)), (3, NOW.plus(5), NOW.plus(6))]
     {
         withdraw(withdrawn).await.unwrap();
         let Outcome::Issued(row) = issue(&t, wish(n, "1"), NOW.plus(5)).await else { panic!("not issued") };
         assert_eq!(row.issued, expected, "{n}");
     }
+}
+
+/// A withdrawal of a clock that was a year ahead: grants are issued in its future until it is dated anew.
+#[tokio::test]
+async fn what_was_withdrawn_in_the_future_is_dated_anew() {
+    let t = entitled().await;
+    let year = NOW.plus(365 * 24 * 3600);
+    let withdraw = |product: &'static str, at| {
+        t.store.write(move |txn| revocations::add(txn, &name("alice"), Some(&name(product)), None, at))
+    };
+    let ahead = |now| t.store.read(move |txn| revocations::ahead(txn, now));
+    let told = || t.store.read(|txn| revocations::after(txn, 0));
+    let issued = async |n, now| match issue(&t, wish(n, "1"), now).await {
+        Outcome::Issued(row) => row.issued,
+        other => panic!("{other:?}"),
+    };
+    assert!(!ahead(NOW).await.unwrap(), "there is none");
+    for (product, at) in [("maps", NOW), ("charts", year), ("music", year), ("maps", NOW)] {
+        withdraw(product, at).await.unwrap();
+    }
+    assert_eq!(issued(1, NOW).await, year.plus(1), "the last one was not before the others");
+    let edge = Timestamp(year.0 - revocations::AHEAD);
+    assert!(!ahead(edge).await.unwrap() && ahead(Timestamp(edge.0 - 1)).await.unwrap());
+
+    let now = NOW.plus(1);
+    assert_eq!(t.store.write(move |txn| revocations::redate(txn, now)).await.unwrap(), 7);
+    assert!(!ahead(now).await.unwrap());
+    let rows: Vec<_> = told().await.unwrap().0.into_iter().map(|r| (r.seq, r.product.unwrap(), r.at)).collect();
+    let row = |seq, product, at| (seq, name(product), at);
+    assert_eq!(rows, [row(1, "maps", NOW), row(5, "charts", now), row(6, "music", now), row(7, "maps", now)]);
+    assert_eq!(issued(2, now).await, now.plus(1));
 }
 
 #[tokio::test]

@@ -167,12 +167,13 @@ impl<'t> Txn<'t> {
         range.map(|entry| parse("withdrawn", entry?.1.value())).collect()
     }
 
-    /// Notes what was withdrawn from a customer, and forgets what was before `old`. Gives the row: one that was noted before stays.
+    /// Notes what was withdrawn from a customer, and forgets what was before `old`. Gives the row: one that was noted before stays,
+    /// unless it is of a time after this one, when the database's clock was ahead.
     pub fn withdraw(&mut self, customer: &str, what: Withdrawn, old: u64) -> Result<Withdrawn> {
         let mut kept: Vec<Withdrawn> = self.withdrawn(customer)?;
         self.withdrawn.remove_range((customer, 0)..=(customer, u64::MAX))?;
         let what = kept.iter().find(|row| row.is(&what)).cloned().unwrap_or(what);
-        kept.retain(|row| row.at >= old && *row != what);
+        kept.retain(|row| row.at >= old && *row != what && !what.corrects(row));
         kept.push(what.clone());
         for (number, row) in (0..).zip(&kept) {
             self.withdrawn.insert((customer, number), &*render("withdrawn", row)?)?;

@@ -249,15 +249,15 @@ fn an_object_that_was_put_in_again_after_it_was_looked_at_stays() {
 #[test]
 fn a_grant_from_before_a_withdrawal_is_worth_nothing() {
     let kit = Kit::new();
-    let withdraw = |kit: &Kit, product: Option<&str>, at| {
-        let product = product.map(|p| p.parse().unwrap());
-        let item = Revocation { seq: 1, customer: "alice".parse().unwrap(), product, version: None, at: Timestamp(at) };
-        kit.ask(Work::Withdraw { items: vec![item], upto: 1 }).unwrap();
+    let withdraw = |kit: &Kit, seq, product: &str, at| {
+        let (customer, product) = ("alice".parse().unwrap(), product.parse().ok());
+        let item = Revocation { seq, customer, product, version: None, at: Timestamp(at) };
+        kit.ask(Work::Withdraw { items: vec![item], upto: seq }).unwrap();
     };
     let issued = |n: u8, issued| Grant { issued, ..grant(n, Standing) };
-    withdraw(&kit, Some("charts"), NOW);
+    withdraw(&kit, 1, "charts", NOW);
     kit.stage(1, &issued(1, NOW)).unwrap();
-    withdraw(&kit, Some("maps"), NOW + 5);
+    withdraw(&kit, 2, "maps", NOW + 5);
     for (n, at) in [(2, NOW), (3, NOW + 5)] {
         assert_eq!(kit.stage(n, &issued(n, at)).unwrap_err().fault, Fault::Denied, "issued at {at}");
     }
@@ -265,6 +265,12 @@ fn a_grant_from_before_a_withdrawal_is_worth_nothing() {
     let (kit, _) = kit.again();
     assert_eq!(kit.stage(5, &issued(5, NOW + 5)).unwrap_err().fault, Fault::Denied, "also after a restart");
     kit.stage(6, &issued(6, NOW + 6)).unwrap();
+    // The database's clock was far ahead, and is right again.
+    withdraw(&kit, 3, "maps", NOW + 1_000_000);
+    assert_eq!(kit.stage(7, &issued(7, NOW + 20)).unwrap_err().fault, Fault::Denied, "until it is told anew");
+    withdraw(&kit, 4, "maps", NOW + 10);
+    assert_eq!(kit.stage(8, &issued(8, NOW + 10)).unwrap_err().fault, Fault::Denied);
+    kit.stage(9, &issued(9, NOW + 11)).unwrap();
 }
 
 #[test]
