@@ -3,6 +3,7 @@
 //!
 //! The programs are those that `cargo build --workspace --bins` made; `cargo xtask test` does that first.
 
+pub mod certificates;
 pub mod scenarios;
 pub mod streams;
 

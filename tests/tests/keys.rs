@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use keys::site::Role;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,8 +10,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use tests::certificates::{addresses, fingerprint, served};
 use tests::{PASSWORD, Site, eventually};
-use xtask::customer::{Ftp, download, sha256};
+use xtask::customer::{Ftp, download};
 
 /// Generation and fingerprint of each link, as a machine tells them.
 fn told(site: &Site, machine: &str) -> BTreeMap<String, String> {
@@ -40,24 +39,6 @@ fn copy(from: &Path, to: &Path) {
             fs::copy(&path, &to).unwrap();
         }
     }
-}
-
-/// What a new connection to this URL is shown, as SHA-256.
-fn served(site: &Site, url: &str) -> String {
-    let mut curl = Command::new("curl");
-    curl.args(["--silent", "--show-error", "--max-time", "60", "--insecure", "--ssl-reqd", "--output", "/dev/null"]);
-    let output = curl.args(["--user", &format!("ada:{PASSWORD}"), "--write-out", "%{certs}", url]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    fingerprint(site, &String::from_utf8(output.stdout).unwrap())
-}
-
-/// SHA-256 of the first certificate of a text in PEM.
-fn fingerprint(site: &Site, pem: &str) -> String {
-    let base64 = pem.lines().skip_while(|line| !line.starts_with("-----BEGIN")).skip(1);
-    let base64: String = base64.take_while(|line| !line.starts_with("--")).collect();
-    let der = site.path("certificate.der");
-    fs::write(&der, STANDARD.decode(base64).unwrap()).unwrap();
-    sha256(&der).unwrap()
 }
 
 /// Exit code and messages of an `ffsctl` with another folder than the site's.
@@ -118,17 +99,28 @@ fn keys_are_renewed_while_customers_are_served_and_handed_on() {
 
     // Another operator, until he is none any more.
     let bob = site.path("bob");
-    site.operate(&["keys", "new", "bob", bob.to_str().unwrap()]);
+    let new = ["keys", "new", "bob", bob.to_str().unwrap()];
+    site.local.daemon(Role::Download, "commlinkd").kill();
+    let (code, text) = as_operator(&operator, &new);
+    assert!(code == 1 && text.contains("bob does not come in at download yet"), "{text}");
+    assert_eq!(as_operator(&operator, &["keys", "new", "bob", site.path("before").to_str().unwrap()]).0, 2);
+    site.local.daemon(Role::Download, "commlinkd").restart().unwrap();
+    site.operate(&new);
+    assert!(told(&site, "web").contains_key("bob-web-1"));
     let (code, text) = as_operator(&bob, &["status"]);
     assert_eq!(code, 0, "{text}");
-    assert!(told(&site, "web").contains_key("bob-web-1"));
     site.operate(&["keys", "revoke", "bob"]);
     let (code, text) = as_operator(&bob, &["status"]);
     assert_eq!(code, 1, "{text}");
     assert!(!told(&site, "web").contains_key("bob-web-1"));
 
     // Wrong usage is told from failure.
-    for args in [&["keys", "rotate", "no-link"][..], &["keys", "new", "bob"], &["commlink", "probe", "nowhere"]] {
+    for args in [
+        &["keys", "rotate", "no-link"][..],
+        &["reboot", "nowhere"],
+        &["keys", "new", "bob"],
+        &["commlink", "probe", "nowhere"],
+    ] {
         assert_eq!(as_operator(&operator, args).0, 2, "{args:?}");
     }
 }
@@ -141,9 +133,7 @@ fn certificates_are_renewed_while_a_download_runs() {
     site.customer("ada", &["maps"]);
     let staged = site.logged_in("ada").stage("maps", "1").unwrap();
     let dir = site.access().site();
-    let (host, port) = site.access().ftp();
-    let ftps = format!("ftp://{host}:{port}");
-    let urls = [("web", site.access().portal_url()), ("download", format!("{ftps}/"))];
+    let urls = addresses(&site);
     let at = |machine: &str, file: &str| fs::read_to_string(dir.join(machine).join(file)).unwrap();
 
     // It is held in the middle until all is renewed.
@@ -151,7 +141,8 @@ fn certificates_are_renewed_while_a_download_runs() {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--ssl-reqd", "--limit-rate", "4M", "--max-time", "600", "--cacert"]);
     curl.arg(site.access().ca()).args(["--user", &format!("ada:{PASSWORD}"), "--output"]).arg(&got);
-    let mut running = curl.arg(format!("{ftps}/{}", staged.account_path.trim_start_matches('/'))).spawn().unwrap();
+    let mut running =
+        curl.arg(format!("{}{}", urls[1].1, staged.account_path.trim_start_matches('/'))).spawn().unwrap();
     let signal = |signal| kill(Pid::from_raw(i32::try_from(running.id()).unwrap()), signal).unwrap();
     eventually("the first bytes", || fs::metadata(&got).ok().filter(|meta| meta.len() > 0));
     signal(Signal::SIGSTOP);

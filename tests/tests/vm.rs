@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tests::streams::{Streams, assert_secret, protocol_words};
-use tests::{Desk, PASSWORD, scenarios};
+use tests::{Desk, PASSWORD, certificates, scenarios};
 use xtask::local::temporary;
 use xtask::vm::{Setup, Start, Vms};
 
@@ -83,6 +83,7 @@ fn vm_the_whole_path_and_each_refusal() {
     scenarios::an_expired_lease(&desk);
     scenarios::a_revoked_lease(&desk);
     scenarios::a_withdrawn_entitlement(&desk);
+    certificates::are_renewed(&desk);
     for role in Role::ALL {
         scenarios::malformed_packets(&desk, role);
     }

@@ -37,6 +37,9 @@ pub(crate) enum CtlError {
         /// What it said, or what its code means.
         text: String,
     },
+    /// Done at some machines, and not at others; what each of those said has been told.
+    #[error("{0}")]
+    Unfinished(String),
     /// The appliance answered something else than what was asked.
     #[error("{0} gave an answer that does not fit; is its software of another version?")]
     Mismatch(String),

@@ -150,35 +150,72 @@ impl Desk {
     }
 
     async fn new_operator(&self, who: &str, dir: &Path) -> Result<(), CtlError> {
-        let failed = |what: &str| CtlError::failed::<std::io::Error>(what.to_owned());
-        let text = fs::read_to_string(self.dir.join("site.toml")).map_err(failed("the plan cannot be read"))?;
-        let mut made = Vec::new();
+        // The folder first: keys that only machines hold would be of no use to anybody.
+        if !dir.exists() {
+            self.new_folder(who, dir)?;
+        }
+        // Also one that was made by an order of which not every machine heard: it goes on there.
+        let bags = self.bags_in(who, dir)?;
+        let mut left = Vec::new();
+        for (machine, his) in &bags {
+            let given = self.add(machine, his, BagKind::Operator).await;
+            if let Err(error) = given.and_then(|()| self.keep_copy(machine, &his.mirrored())) {
+                eprintln!("{machine}: {}", daemon::report(&error));
+                left.push(&**machine);
+            }
+        }
+        if !left.is_empty() {
+            return Err(CtlError::Unfinished(format!(
+                "{who} does not come in at {} yet; the same order goes on there, and `ffsctl keys revoke {who}` takes it back",
+                left.join(", ")
+            )));
+        }
+        eprintln!("{} is {who}'s; give it to nobody else", dir.display());
+        Ok(())
+    }
+
+    /// Makes a new operator's folder, whole or not at all.
+    fn new_folder(&self, who: &str, dir: &Path) -> Result<(), CtlError> {
+        let failed = || CtlError::failed::<std::io::Error>("the folder cannot be made");
+        let mut partial = dir.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        if partial.exists() {
+            // Left by a run that was cut; no machine has heard of these keys.
+            fs::remove_dir_all(&partial).map_err(failed())?;
+        }
+        let text = fs::read_to_string(self.dir.join("site.toml")).map_err(failed())?;
+        fs::create_dir(&partial).map_err(|e| CtlError::Usage(format!("{}: {e}", partial.display())))?;
+        private(&partial)
+            .and_then(|()| {
+                fs::create_dir(partial.join("bags"))?;
+                private(&partial.join("bags"))?;
+                fs::write(partial.join("site.toml"), text)?;
+                fs::copy(self.dir.join("ca.pem"), partial.join("ca.pem")).map(drop)
+            })
+            .map_err(failed())?;
         for machine in &self.plan().machines {
             let link = format!("{who}-{}", machine.name);
             let ends = (&*format!("operator:{who}"), &*machine.name);
             let pair = Bag::pair(&link, LinkKind::Operator, ends, 1).map_err(|e| CtlError::Usage(e.to_string()))?;
-            made.push((machine, pair));
-        }
-        // The folder first: keys that only machines hold would be of no use to anybody.
-        fs::DirBuilder::new().create(dir).map_err(|e| CtlError::Usage(format!("{}: {e}", dir.display())))?;
-        private(dir)
-            .and_then(|()| {
-                fs::create_dir(dir.join("bags"))?;
-                private(&dir.join("bags"))?;
-                fs::write(dir.join("site.toml"), text)?;
-                fs::copy(self.dir.join("ca.pem"), dir.join("ca.pem")).map(drop)
-            })
-            .map_err(failed("the folder cannot be made"))?;
-        for (_, (his, _)) in &made {
-            let saved = his.save(&dir.join("bags").join(format!("{}.bag", his.link())));
+            let saved = pair.0.save(&bag_in(&partial, &link));
             saved.map_err(CtlError::failed("a bag cannot be written"))?;
         }
-        for (machine, (his, its)) in &made {
-            self.add(&machine.name, his, BagKind::Operator).await?;
-            self.keep_copy(&machine.name, its)?;
+        fs::rename(&partial, dir).map_err(failed())
+    }
+
+    /// An operator's bags in his folder, with the machines that they are for.
+    fn bags_in(&self, who: &str, dir: &Path) -> Result<Vec<(String, Bag)>, CtlError> {
+        let mut bags = Vec::new();
+        for machine in &self.plan().machines {
+            let path = bag_in(dir, &format!("{who}-{}", machine.name));
+            let bag = Bag::load(&path).map_err(|error| {
+                let why = daemon::report(&error);
+                CtlError::Usage(format!("{} is there, and is no folder of {who} at this site: {why}", dir.display()))
+            })?;
+            bags.push((machine.name.clone(), bag));
         }
-        eprintln!("{} is {who}'s; give it to nobody else", dir.display());
-        Ok(())
+        Ok(bags)
     }
 
     async fn new_pair(&self, link: &str) -> Result<(), CtlError> {
@@ -243,8 +280,9 @@ impl Desk {
         }
         if !left.is_empty() {
             let left = left.join(", ");
-            let text = format!("{who} may still come in at {left}; give the order again once they answer");
-            return Err(CtlError::Refused { machine: left, text });
+            return Err(CtlError::Unfinished(format!(
+                "{who} may still come in at {left}; give the order again once they answer"
+            )));
         }
         if !known {
             return Err(CtlError::Usage(format!(
@@ -291,6 +329,10 @@ impl Desk {
         its.save(&new).map_err(CtlError::failed(failed.clone()))?;
         fs::rename(&new, &path).map_err(CtlError::failed(failed))
     }
+}
+
+fn bag_in(dir: &Path, link: &str) -> PathBuf {
+    dir.join("bags").join(format!("{link}.bag"))
 }
 
 fn own_links(bags: &Bags) -> Vec<(String, String)> {

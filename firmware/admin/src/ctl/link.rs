@@ -100,6 +100,7 @@ fn answer(machine: &str, asked: RequestTag, outcome: Result<Reply, CallError>) -
             Err(CtlError::Refused { machine: machine.to_owned(), text })
         }
         Ok(reply) => Ok(reply),
+        Err(CallError::UnknownPeer(name)) => Err(CtlError::Usage(format!("{name} is no machine of this site"))),
         Err(source) => {
             let what = match &source {
                 CallError::Late { .. } | CallError::Broken { asked: true, .. } => unanswered(machine, asked),

@@ -2,6 +2,7 @@
 
 use super::CtlError;
 use super::args::Site;
+use crate::setup::{self, SetupError};
 use keys::site::{Machine, Plan, Role, SiteError};
 
 pub(crate) fn run(command: Site) -> Result<(), CtlError> {
@@ -18,10 +19,20 @@ pub(crate) fn run(command: Site) -> Result<(), CtlError> {
         SiteError::Plan(_) | SiteError::Exists(_) => CtlError::Usage(error.to_string()),
         other => CtlError::failed("the site was not made")(other),
     })?;
+    warn_of_names(&plan);
     eprintln!(
         "{} holds the site {}; each machine's folder goes into that machine, and nowhere else",
         dir.display(),
         plan.name
     );
     Ok(())
+}
+
+/// A site of names serves programs on a host; an appliance has nobody to ask for an address before it is set up.
+fn warn_of_names(plan: &Plan) {
+    for machine in &plan.machines {
+        if let Err(error @ SetupError::Address { .. }) = setup::render(plan, &machine.name, &[]) {
+            eprintln!("warning: {} cannot be flashed from this site: {error}", machine.name);
+        }
+    }
 }

@@ -70,7 +70,9 @@ impl MasterDb {
             return Ok(());
         }
         let last = self.store.write(move |txn| revocations::redate(txn, now)).await?;
-        tracing::warn!("rights were withdrawn while the clock was ahead: they count as withdrawn now, and are told again");
+        tracing::warn!(
+            "rights were withdrawn while the clock was ahead: they count as withdrawn now, and are told again"
+        );
         self.announce(last);
         Ok(())
     }
