@@ -205,10 +205,10 @@ impl Setup {
             for (n, disk) in disks.iter_mut().skip(1).enumerate() {
                 (disk.bus, disk.plugged) = (self.bays.bus, n < self.bays.filled);
             }
-            if self.bays.volatile {
-                let served = disks.into_iter().map(|disk| servers.serve(name, disk, &run));
-                disks = served.collect::<Result<_>>()?;
-            }
+        }
+        if machine.role != Role::Web && self.bays.volatile {
+            let served = disks.into_iter().map(|disk| servers.serve(name, disk, &run));
+            disks = served.collect::<Result<_>>()?;
         }
         let reboots = self.start != Start::Direct;
         Ok(qemu::machine::Machine { reboots, ..site::machine(machine, &run, boot, disks) })
@@ -281,23 +281,23 @@ impl Vms {
     /// # Panics
     /// When there is none of this name.
     pub fn server(&self, disk: &str) -> &Server {
-        self.servers.get(disk).expect("this disk has a server")
+        self.servers.get(Role::Download.as_str(), disk).expect("this disk has a server")
     }
 
-    /// Cuts the power of the download machine; what its volatile disks lost by that.
+    /// Cuts the power of a machine; what its volatile disks lost by that.
     ///
     /// # Errors
     /// When a disk cannot be read or written.
-    pub fn cut(&mut self, loss: impl FnMut() -> Loss) -> Result<Lost> {
+    pub fn cut(&mut self, role: Role, loss: impl FnMut() -> Loss) -> Result<Lost> {
         // The disks first: a machine could still flush on its way out.
-        self.servers.off();
-        self.vm(Role::Download).kill();
-        self.servers.cut(loss)
+        self.servers.off(role.as_str());
+        self.vm(role).kill();
+        self.servers.cut(role.as_str(), loss)
     }
 
-    /// Writes to volatile disks that were not flushed.
-    pub fn unflushed(&self) -> usize {
-        self.servers.unflushed()
+    /// Writes to a machine's volatile disks that were not flushed.
+    pub fn unflushed(&self, role: Role) -> usize {
+        self.servers.unflushed(role.as_str())
     }
 
     /// Starts a machine again that has lost its power, changed or not, without waiting for it.

@@ -1,6 +1,9 @@
-//! Three machines whose download machine has disks that can be pulled, fail, hang and lose what was not flushed; customers who stage
+//! Three machines with disks that can lose what was not flushed, and at the download machine be pulled, fail and hang; customers who stage
 //! and download meanwhile; and what must hold afterwards.
 
+use super::load::{
+    Download, LARGE, LARGE_BYTES, LARGE_VERSIONS, Load, SMALL, SMALL_BYTES, SMALL_VERSIONS, stage_large,
+};
 use keys::site::Role;
 use qemu::machine::{Bus, Machine};
 use qemu::nbd::{Loss, Lost};
@@ -8,18 +11,12 @@ use qemu::{Patience, Waited};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs;
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, UNIX_EPOCH};
-use tests::Desk;
-use xtask::customer::{Customer, Ftp, Staged, download_staged, sha256};
+use tests::{Desk, PASSWORD};
+use xtask::customer::{Customer, Ftp, Staged, download, download_staged, sha256};
 use xtask::local::temporary;
 use xtask::vm::{Bays, Setup, Vms};
 
@@ -27,21 +24,6 @@ use xtask::vm::{Bays, Setup, Vms};
 pub(crate) const LONG: Duration = Duration::from_secs(600);
 /// Customers, each of whom stages one thing after the other.
 const CUSTOMERS: [&str; 3] = ["paula", "quentin", "ruth"];
-/// What they stage while the power goes.
-const SMALL: &str = "small";
-/// Versions of it.
-const SMALL_VERSIONS: [&str; 2] = ["1", "2"];
-const SMALL_BYTES: usize = 64 << 10;
-/// What they download while disks go.
-const LARGE: &str = "large";
-/// Versions of it.
-const LARGE_VERSIONS: [&str; 4] = ["1", "2", "3", "4"];
-const LARGE_BYTES: usize = 8 << 20;
-/// Downloads under way when something happens to a disk.
-const DOWNLOADS: usize = 20;
-/// What each of them takes, and how often, until all have begun: a minute's worth at least.
-const SLOWLY: usize = 8 << 10;
-const NOW_AND_THEN: Duration = Duration::from_millis(100);
 /// What a start must not have had to repair: a power cut leaves none of this.
 const DAMAGE: [&str; 6] = [
     "stagings given up",
@@ -223,14 +205,9 @@ impl Lab {
         let load = Load::start(self.log_in());
         self.eventually("stagings", |_| load.acknowledged() >= stagings);
         before(self);
-        // A moment at which there is something to lose; such moments are short.
-        let patience = Patience::of(LONG);
-        while self.vms.unflushed() == 0 {
-            patience.check().expect("nothing was ever written without a flush");
-            std::thread::yield_now();
-        }
+        self.something_to_lose(Role::Download);
         load.stop();
-        let lost = self.lose_power();
+        let lost = self.lose_power(Role::Download);
         let at = UNIX_EPOCH.elapsed().unwrap().as_secs();
         let (begin, first, to) = (Instant::now(), load.first(), self.path("first"));
         self.vms.start_again(Role::Download, change).unwrap();
@@ -254,14 +231,61 @@ impl Lab {
 
     /// Cuts the power of the download machine and starts it again, changed or not.
     pub(crate) fn cut(&mut self, change: impl FnOnce(Machine) -> Machine) {
-        self.lose_power();
+        self.lose_power(Role::Download);
         self.vms.start_again(Role::Download, change).unwrap();
     }
 
-    fn lose_power(&mut self) -> Lost {
+    /// Cuts the power of the database under stagings. What is staged is served without it, and it comes back with every grant of what
+    /// was acknowledged.
+    pub(crate) fn cut_the_database(&mut self, stagings: usize) -> Lost {
+        let granted = |lab: &Self| lab.audit("GRANTED", None).len();
+        let before = granted(self);
+        let load = Load::start(self.log_in());
+        self.eventually("stagings", |_| load.acknowledged() >= stagings);
+        self.something_to_lose(Role::Database);
+        load.stop();
+        let lost = self.lose_power(Role::Database);
+        let mut acknowledged = load.finish();
+        let count = acknowledged.len();
+        let (staged, to) = (acknowledged.swap_remove(0), self.path("without"));
+        let fetched = download_staged(self.access(), Ftp::Clear, &staged, &to);
+        fetched.unwrap_or_else(|error| panic!("what is staged is not served without the database: {error:#}"));
+        assert_eq!(sha256(&to).unwrap(), staged.sha256);
+        let own = |lab: &Self| {
+            let (site, customer) = (lab.access(), CUSTOMERS[0]);
+            download(site, Ftp::Clear, customer, PASSWORD, &format!("/{SMALL}/{}/none", SMALL_VERSIONS[0]), &to)
+                .map_err(|error| format!("{error:#}"))
+                .unwrap_err()
+        };
+        let refused = own(self);
+        self.vms.start_again(Role::Database, |machine| machine).unwrap();
+        self.eventually("logins", |lab| {
+            lab.browser(CUSTOMERS[0]).login(CUSTOMERS[0], PASSWORD).is_ok_and(|p| p.status == 200)
+        });
+        // A login that nobody could check is not one with a wrong password, and with the database there is only no such file.
+        assert_ne!(refused, own(self));
+        assert!(
+            granted(self) >= before + 2 * count,
+            "{before}, then {count} stagings of two leases: {}",
+            granted(self)
+        );
+        self.acknowledged.extend(acknowledged);
+        lost
+    }
+
+    /// Waits for a moment at which there is something to lose; such moments are short.
+    fn something_to_lose(&self, role: Role) {
+        let patience = Patience::of(LONG);
+        while self.vms.unflushed(role) == 0 {
+            patience.check().expect("nothing was ever written without a flush");
+            std::thread::yield_now();
+        }
+    }
+
+    fn lose_power(&mut self, role: Role) -> Lost {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         let mut loss = || if rng.u8(..4) == 0 { Loss::All } else { Loss::Part(rng.u64(..)) };
-        let lost = self.vms.cut(&mut loss).unwrap();
+        let lost = self.vms.cut(role, &mut loss).unwrap();
         self.seed = rng.u64(..);
         lost
     }
@@ -304,7 +328,7 @@ impl Lab {
             download
         };
         let downloads: Vec<Download> = staged.iter().enumerate().map(start).collect();
-        assert!(downloads.iter().all(|d| !d.thread.is_finished()), "a download was over before all had begun");
+        assert!(downloads.iter().all(|d| !d.is_over()), "a download was over before all had begun");
         downloads.iter().for_each(Download::go_on);
         during(self);
         for (download, staged) in downloads.into_iter().zip(staged) {
@@ -367,22 +391,25 @@ impl Lab {
         }
     }
 
-    /// The database has every record of the download machine once, and one of each lease's begin.
+    /// The database has every record of the download machine and of itself once, and one of each lease's begin.
     fn trail_is_whole(&mut self) {
         self.eventually("all audit records", |lab| {
             lab.check_named("outbox").is_some_and(|said| said.starts_with("the database has every"))
         });
         let trail = self.operate_json(&["audit", "list"]);
-        let of_download = trail.as_array().unwrap().iter().filter(|e| e["appliance"] == "download");
-        let (mut numbers, mut begun) = (Vec::new(), BTreeMap::<&str, usize>::new());
-        for entry in of_download {
-            numbers.push(entry["seq"].as_u64().unwrap());
+        let (mut of_machine, mut begun) = (BTreeMap::<&str, Vec<u64>>::new(), BTreeMap::<&str, usize>::new());
+        for entry in trail.as_array().unwrap() {
+            of_machine.entry(entry["appliance"].as_str().unwrap()).or_default().push(entry["seq"].as_u64().unwrap());
             if entry["event"] == "STAGED" {
                 *begun.entry(entry["lease"].as_str().unwrap()).or_default() += 1;
             }
         }
-        numbers.sort_unstable();
-        assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1), "a record is missing or doubled: {numbers:?}");
+        assert!(["database", "download"].iter().all(|machine| of_machine.contains_key(machine)));
+        for (machine, mut numbers) in of_machine {
+            numbers.sort_unstable();
+            let is_whole = numbers.windows(2).all(|w| w[1] == w[0] + 1);
+            assert!(is_whole, "a record of {machine} is missing or doubled: {numbers:?}");
+        }
         for lease in self.leases().iter().filter(|lease| lease["kind"] == "ONE-TIME") {
             let id = lease["lease"].as_str().unwrap();
             assert_eq!(begun.get(id), Some(&1), "{lease}");
@@ -478,114 +505,5 @@ impl Storage {
     /// The one with this name in QEMU.
     pub(crate) fn disk(&self, id: &str) -> Option<&Shown> {
         self.disks.iter().find(|d| d.model.split(' ').any(|word| word == id))
-    }
-}
-
-/// A download that takes little, once it has begun, until it is told to go on: one that took nothing would be ended by the server.
-struct Download {
-    begun: Receiver<()>,
-    go_on: Sender<()>,
-    thread: JoinHandle<PathBuf>,
-}
-
-impl Download {
-    fn start(url: &str, staged: &Staged, to: PathBuf) -> Self {
-        let (begun, has_begun) = channel();
-        let (go_on, goes_on) = channel();
-        let login = format!("user = \"{}:{}\"\n", staged.user, staged.password);
-        let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--fail", "--no-buffer", "--max-time", "600", "--config", "-", url]);
-        let thread = std::thread::spawn(move || {
-            let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-            child.stdin.take().unwrap().write_all(login.as_bytes()).unwrap();
-            let (mut from, mut file) = (child.stdout.take().unwrap(), File::create(&to).unwrap());
-            let mut first = [0; 1];
-            from.read_exact(&mut first).expect("a first byte");
-            file.write_all(&first).unwrap();
-            begun.send(()).unwrap();
-            let mut some = [0; SLOWLY];
-            while goes_on.recv_timeout(NOW_AND_THEN) == Err(RecvTimeoutError::Timeout) {
-                let n = from.read(&mut some).unwrap();
-                assert!(n > 0, "a download was over before anything happened");
-                file.write_all(&some[..n]).unwrap();
-            }
-            std::io::copy(&mut from, &mut file).unwrap();
-            assert!(child.wait().unwrap().success(), "a download failed");
-            to
-        });
-        Self { begun: has_begun, go_on, thread }
-    }
-
-    fn has_begun(&self) {
-        self.begun.recv_timeout(LONG).expect("the download begins");
-    }
-
-    fn go_on(&self) {
-        self.go_on.send(()).unwrap();
-    }
-
-    fn end(self) -> PathBuf {
-        self.thread.join().unwrap()
-    }
-}
-
-/// As many stagings as there are downloads, by these customers in turn.
-fn stage_large(browsers: &[Customer]) -> Vec<Staged> {
-    let stage = |n: usize| {
-        let version = LARGE_VERSIONS[n % LARGE_VERSIONS.len()];
-        browsers[n % browsers.len()].stage(LARGE, version).unwrap_or_else(|e| panic!("{e:#}"))
-    };
-    (0..DOWNLOADS).map(stage).collect()
-}
-
-/// Customers who stage, each one thing after the other.
-struct Load {
-    stop: Arc<AtomicBool>,
-    acknowledged: Arc<Mutex<Vec<Staged>>>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Load {
-    fn start(browsers: Vec<Customer>) -> Self {
-        let (stop, acknowledged) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Staged>>>::default());
-        let one = |browser: Customer| {
-            let (stop, acknowledged) = (stop.clone(), acknowledged.clone());
-            std::thread::spawn(move || {
-                for version in SMALL_VERSIONS.iter().cycle() {
-                    if stop.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    match browser.stage(SMALL, version) {
-                        Ok(staged) => acknowledged.lock().unwrap().push(staged),
-                        // The power has gone meanwhile.
-                        Err(_) if stop.load(Ordering::SeqCst) => return,
-                        Err(error) => panic!("{error:#}"),
-                    }
-                }
-            })
-        };
-        let threads = browsers.into_iter().map(one).collect();
-        Self { stop, acknowledged, threads }
-    }
-
-    fn acknowledged(&self) -> usize {
-        assert!(self.threads.iter().all(|t| !t.is_finished()), "a staging failed");
-        self.acknowledged.lock().unwrap().len()
-    }
-
-    fn first(&self) -> Staged {
-        self.acknowledged.lock().unwrap()[0].clone()
-    }
-
-    /// No more of them; what is asked already may still fail.
-    fn stop(&self) {
-        self.stop.store(true, Ordering::SeqCst);
-    }
-
-    fn finish(self) -> Vec<Staged> {
-        for thread in self.threads {
-            thread.join().unwrap();
-        }
-        std::mem::take(&mut self.acknowledged.lock().unwrap())
     }
 }

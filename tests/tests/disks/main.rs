@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod kit;
+mod load;
 
 use kit::{Cut, Lab, Shown, Storage};
 use qemu::machine::{Bus, Disk, Machine};
@@ -61,6 +62,8 @@ fn come_back(lab: &mut Lab, id: &str) {
 #[ignore = "vm: boots the images"]
 fn vm_power_goes_and_a_disk_goes_and_nothing_is_lost() {
     let mut lab = Lab::start();
+    print(&format!("the database: {:?}", lab.cut_the_database(STAGINGS)));
+    lab.check();
     let all = lab.cut_under_load(STAGINGS, whole);
     lab.check();
     lab.under_downloads(|lab| {

@@ -1,4 +1,4 @@
-//! The disks of the download machine, where tests want more of them than that they are there.
+//! Data disks, where tests want more of them than that they are there.
 
 use anyhow::{Context, Result};
 use qemu::Patience;
@@ -22,7 +22,8 @@ pub struct Bays {
     pub larger_from: usize,
     /// What they are.
     pub bus: Bus,
-    /// Whether what was not flushed can get lost, also on the disk with the machine's state; and whether disks can be made to fail.
+    /// Whether what was not flushed can get lost, also on the disk with the machine's state; and whether disks can be made to fail. This
+    /// is of the database, too.
     pub volatile: bool,
 }
 
@@ -33,9 +34,16 @@ impl Default for Bays {
     }
 }
 
-/// The servers of volatile disks, by the names of the disks.
+/// The servers of volatile disks.
 #[derive(Debug, Default)]
-pub(super) struct Servers(Vec<(String, Server)>);
+pub(super) struct Servers(Vec<Served>);
+
+#[derive(Debug)]
+struct Served {
+    machine: String,
+    disk: String,
+    server: Server,
+}
 
 impl Servers {
     /// The same disk from a server, whose socket is in this directory.
@@ -44,31 +52,33 @@ impl Servers {
         fs::create_dir_all(run)?;
         let server = Server::start(file, &run.join(format!("{machine}-{}.nbd", disk.id)))?;
         let served = disk.clone().served(server.socket());
-        self.0.push((disk.id, server));
+        self.0.push(Served { machine: machine.to_owned(), disk: disk.id, server });
         Ok(served)
     }
 
-    pub(super) fn get(&self, disk: &str) -> Option<&Server> {
-        self.0.iter().find(|(id, _)| id == disk).map(|(_, server)| server)
+    fn of(&self, machine: &str) -> impl Iterator<Item = &Served> {
+        self.0.iter().filter(move |served| served.machine == machine)
     }
 
-    /// The power goes.
-    pub(super) fn off(&self) {
-        for (_, server) in &self.0 {
-            server.off();
-        }
+    pub(super) fn get(&self, machine: &str, disk: &str) -> Option<&Server> {
+        self.of(machine).find(|served| served.disk == disk).map(|served| &served.server)
     }
 
-    /// Writes that were not flushed.
-    pub(super) fn unflushed(&self) -> usize {
-        self.0.iter().map(|(_, server)| server.unflushed()).sum()
+    /// The power of a machine goes.
+    pub(super) fn off(&self, machine: &str) {
+        self.of(machine).for_each(|served| served.server.off());
+    }
+
+    /// Writes of a machine that were not flushed.
+    pub(super) fn unflushed(&self, machine: &str) -> usize {
+        self.of(machine).map(|served| served.server.unflushed()).sum()
     }
 
     /// The machine has lost its power: what its disks lose by that, added up.
-    pub(super) fn cut(&self, mut loss: impl FnMut() -> Loss) -> Result<Lost> {
+    pub(super) fn cut(&self, machine: &str, mut loss: impl FnMut() -> Loss) -> Result<Lost> {
         let (mut all, patience) = (Lost::default(), Patience::of(ENDS));
-        for (id, server) in &self.0 {
-            let lost = server.cut(loss(), &patience).with_context(|| format!("the disk {id}"))?;
+        for Served { disk, server, .. } in self.of(machine) {
+            let lost = server.cut(loss(), &patience).with_context(|| format!("the disk {disk} of {machine}"))?;
             all.pending += lost.pending;
             all.gone += lost.gone;
             all.torn += lost.torn;
