@@ -2,11 +2,13 @@
 
 mod commlink;
 mod ftp;
+mod musts;
 mod staging;
 
 use crate::Usage;
 use crate::test::cargo;
 use anyhow::{Context, Result, bail};
+use musts::Judged;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -30,8 +32,8 @@ pub(crate) struct Row {
     pub(crate) n: usize,
 }
 
-/// `bench NAME…`; `only` these parts of what has parts.
-pub(crate) fn bench(names: &[String], only: &[String], json: Option<&Path>) -> Result<()> {
+/// `bench NAME…`; `only` these parts of what has parts. With `check` it fails when something that must be reached was not.
+pub(crate) fn bench(names: &[String], only: &[String], json: Option<&Path>, check: bool) -> Result<()> {
     if !only.is_empty() && names.iter().any(|name| name != "ftp") {
         return Err(Usage("--only is for ftp, which has parts".into()).into());
     }
@@ -48,15 +50,17 @@ pub(crate) fn bench(names: &[String], only: &[String], json: Option<&Path>) -> R
             }
         }
     }
-    println!("{:<32} {:>10} {:<5} {:<28} {:>10} {:>7} {:>4}", "name", "value", "unit", "peer", "value", "ratio", "n");
-    for r in &rows {
-        println!(
-            "{:<32} {:>10.3} {:<5} {:<28} {:>10.3} {:>7.2} {:>4}",
-            r.name, r.value, r.unit, r.peer, r.peer_value, r.ratio, r.n
-        );
+    let rows: Vec<Judged> = rows.into_iter().map(Judged::new).collect();
+    println!("{}", Judged::head());
+    for row in &rows {
+        println!("{row}");
     }
     if let Some(path) = json {
         std::fs::write(path, serde_json::to_vec_pretty(&rows)?)?;
+    }
+    let missed: Vec<String> = rows.iter().filter_map(Judged::missed).collect();
+    if check && !missed.is_empty() {
+        bail!("not reached:\n  {}", missed.join("\n  "));
     }
     Ok(())
 }
@@ -85,4 +89,11 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len().is_multiple_of(2) { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] }
+}
+
+/// What is written for rows that were read.
+#[cfg(test)]
+pub(crate) fn judged_again(rows: &serde_json::Value) -> serde_json::Value {
+    let rows: Vec<Row> = serde_json::from_value(rows.clone()).unwrap();
+    serde_json::to_value(rows.into_iter().map(Judged::new).collect::<Vec<_>>()).unwrap()
 }

@@ -20,7 +20,7 @@ mod tests;
 pub(crate) mod venv;
 
 use crate::host::{self, Tool};
-use crate::root;
+use crate::{root, vm};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,10 +29,15 @@ use std::time::Instant;
 
 /// Needed for the quick part.
 pub(crate) const TOOLS: &[Tool] = &[
-    Tool { program: "make", package: "make" },
-    Tool { program: "python3", package: "python3-venv" },
-    Tool { program: "shellcheck", package: "shellcheck" },
+    Tool::new("make", "make"),
+    Tool::probed("python3", "python3-venv", venv::NEEDED),
+    Tool::new("shellcheck", "shellcheck"),
 ];
+
+/// Needed beside these by `--long`.
+pub(crate) fn long_tools() -> Vec<Tool> {
+    [kernel::TOOLS, boot::TOOLS, vm::UEFI_TOOLS, &vm::tools()].concat()
+}
 
 /// The release of Buildroot that `buildroot/symbols` was checked against.
 const CHECKED: &str = "2026.08-rc1";
@@ -78,6 +83,14 @@ impl Top {
 /// `buildroot-check`.
 pub(crate) fn check(long: bool) -> Result<()> {
     let top = Top(root());
+    let mut tools = TOOLS.to_vec();
+    if long {
+        tools.extend(long_tools());
+    }
+    if std::env::var_os("BUILDROOT_DIR").is_some() {
+        tools.extend(real::TOOLS);
+    }
+    host::require(&tools)?;
     sound()?;
     match std::env::var_os("BUILDROOT_DIR") {
         Some(dir) => real::check(&top, Path::new(&dir))?,
@@ -98,11 +111,15 @@ pub(crate) fn check(long: bool) -> Result<()> {
 /// When something is wrong, with all of it.
 pub(crate) fn sound() -> Result<()> {
     let begin = Instant::now();
-    let wrong = quick(&Top(root()))?;
+    let top = Top(root());
+    let wrong = quick(&top)?;
     if !wrong.is_empty() {
         bail!("buildroot/ is not as it must be:\n  {}", wrong.join("\n  "));
     }
     println!("{:>8.1} s  buildroot/ is sound and in step with image/", begin.elapsed().as_secs_f64());
+    if let Some(warning) = kernel::warning(&top)? {
+        println!("    warning  {warning}");
+    }
     Ok(())
 }
 
@@ -119,6 +136,7 @@ fn quick(top: &Top) -> Result<Vec<String>> {
     wrong.extend(symbols::configurations(top, &own)?);
     wrong.extend(package::check(top, &own)?);
     wrong.extend(kernel::check(top)?);
+    wrong.extend(kernel::version(top)?);
     wrong.extend(shared::check(top)?);
     Ok(wrong)
 }

@@ -105,6 +105,9 @@ enum Task {
         /// Write the table as JSON too.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Fail when something that must be reached was not; it is marked in any case.
+        #[arg(long)]
+        check: bool,
     },
 }
 
@@ -147,7 +150,7 @@ pub fn main() -> ExitCode {
         }
         Task::BuildrootCheck { long } => buildroot::check(long),
         Task::Fuzz { names, seconds } => fuzz::fuzz(&names, seconds),
-        Task::Bench { names, only, json } => bench::bench(&names, &only, json.as_deref()),
+        Task::Bench { names, only, json, check } => bench::bench(&names, &only, json.as_deref(), check),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -33,7 +33,7 @@ pub(crate) fn demo(kind: Kind, object: Option<PathBuf>, keep: bool) -> Result<()
 }
 
 fn in_processes(object: &Path, keep: bool) -> Result<()> {
-    host::require(host::LOCAL)?;
+    host::require(&host::local())?;
     let begin = Instant::now();
     let bins = crate::test::build(false)?;
     host::become_root()?;
@@ -46,7 +46,7 @@ fn in_processes(object: &Path, keep: bool) -> Result<()> {
 }
 
 fn in_vms(object: &Path, keep: bool) -> Result<()> {
-    host::require(vm::TOOLS)?;
+    host::require(&vm::tools())?;
     let mut steps = Steps::default();
     steps.run_that_tells("build the images", image::build_all)?;
     let ffsctl = steps.run_that_tells("build the operator's tool", vm::build_ffsctl)?;

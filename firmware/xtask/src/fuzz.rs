@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::Instant;
 
 /// What libFuzzer is compiled with.
-const COMPILER: &[Tool] = &[Tool { program: "g++", package: "g++" }];
+pub(crate) const COMPILER: &[Tool] = &[Tool::new("g++", "g++")];
 
 /// What makes a binary tell the fuzzer where it has been, and which asserts more than a release.
 const FLAGS: &[&str] = &[

@@ -49,14 +49,14 @@ use whitelist::{Index, Whitelist};
 
 /// Needed to build images.
 pub const TOOLS: &[Tool] = &[
-    Tool { program: "apt-get", package: "apt" },
-    Tool { program: "depmod", package: "kmod" },
-    Tool { program: "dpkg-deb", package: "dpkg" },
-    Tool { program: "mcopy", package: "mtools" },
-    Tool { program: "mkfs.vfat", package: "dosfstools" },
-    Tool { program: "openssl", package: "openssl" },
-    Tool { program: "strip", package: "binutils" },
-    Tool { program: "xz", package: "xz-utils" },
+    Tool::new("apt-get", "apt"),
+    Tool::new("depmod", "kmod"),
+    Tool::new("dpkg-deb", "dpkg"),
+    Tool::new("mcopy", "mtools"),
+    Tool::new("mkfs.vfat", "dosfstools"),
+    Tool::new("openssl", "openssl"),
+    Tool::new("strip", "binutils"),
+    Tool::new("xz", "xz-utils"),
 ];
 
 /// How hard the base is compressed: once in a while, for good.
@@ -177,6 +177,13 @@ pub(crate) fn hash(bytes: &[u8]) -> String {
 /// The modules that `image/modules` of a work tree names.
 pub(crate) fn wanted_modules(image: &Path) -> Result<Vec<String>> {
     Ok(modules::parse(&fs::read_to_string(image.join("modules"))?))
+}
+
+/// The kernel's version that the lock of a work tree has, without that of Debian's package.
+pub(crate) fn locked_kernel(image: &Path) -> Result<String> {
+    let lock = packages::parse_lock(&fs::read_to_string(image.join("packages.lock"))?)?;
+    let kernel = lock.into_values().find(packages::Locked::is_kernel).context("image/packages.lock has no kernel")?;
+    Ok(kernel.version.rsplit_once('-').map_or(&*kernel.version, |(upstream, _)| upstream).to_owned())
 }
 
 /// Packages beside those of the images, of the same release and mirrors: version and folder of each by name. Which versions were

@@ -17,6 +17,8 @@ pub mod image;
 mod interrupt;
 pub mod local;
 mod ports;
+#[cfg(test)]
+mod readme;
 mod steps;
 mod test;
 mod up;

@@ -1,18 +1,21 @@
 //! `cargo xtask up` and `down`: the three roles, filled in, until they are stopped.
 
+mod claim;
+
 use crate::access::{Access, OPERATOR, Running};
 use crate::customer::{Customer, sha256};
 use crate::endpoints::{self, Commlink, Commlinks, Endpoints, Release};
 use crate::local::{self, directory};
 use crate::{Usage, host, image, vm, workdir};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
+use claim::{Claim, running, write_whole};
 use keys::site::Role;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Where scripts look.
@@ -20,19 +23,8 @@ pub(crate) fn endpoints_file() -> PathBuf {
     workdir().join("endpoints.json")
 }
 
-fn state_file() -> PathBuf {
-    workdir().join("up.json")
-}
-
-/// The process that keeps the roles running, and their directory.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct State {
-    pid: i32,
-    /// When the process began, in clock ticks since boot: a pid alone may be somebody else's later.
-    started: u64,
-    dir: PathBuf,
-    logs: PathBuf,
-}
+/// How long [`down`] waits: images that are being built, or transfers that run, end first.
+const END: Duration = Duration::from_secs(180);
 
 /// What the machines are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,61 +37,45 @@ pub(crate) enum Kind {
 
 /// `up`.
 pub(crate) fn up(kind: Kind, empty: bool, detach: bool) -> Result<()> {
-    if let Some(state) = running() {
-        return Err(Usage(format!("it is up already (process {}); `cargo xtask down` ends it", state.pid)).into());
+    if detach {
+        return detached();
     }
+    // First of all and until the end, so that `down` finds what is still starting, and waits for what is still stopping.
+    let mut claim = Claim::take()?;
     let mut site: Box<dyn Running> = match kind {
         Kind::Local => {
-            host::require(host::LOCAL)?;
+            host::require(&host::local())?;
             let bins = crate::test::build(false)?;
-            if detach {
-                return detached();
-            }
             host::become_root()?;
             let dir = directory(&workdir().join("local"))?;
             Box::new(local::Setup::new(&bins, &dir).start()?)
         }
         Kind::Vm => {
-            host::require(vm::TOOLS)?;
+            host::require(&vm::tools())?;
             image::build_all()?;
             let ffsctl = vm::build_ffsctl()?;
-            if detach {
-                return detached();
-            }
             Box::new(vm::Setup::new(&ffsctl, &directory(&workdir().join("vm"))?).start()?)
         }
     };
-    serve(&mut *site, empty)
+    claim.logs(site.logs())?;
+    let served = serve(&mut *site, empty);
+    // Nobody is to be sent to what stops.
+    let _ = fs::remove_file(endpoints_file());
+    site.stop();
+    served
 }
 
 /// Fills the machines in, tells where they are, and keeps them until somebody asks for the end.
 fn serve(site: &mut dyn Running, empty: bool) -> Result<()> {
     let access = site.access().clone();
-    fs::create_dir_all(workdir())?;
     let (customers, objects) = if empty { (Vec::new(), Vec::new()) } else { fill(&access)? };
     let endpoints = describe(&access, customers, objects);
-    let state = State {
-        pid: nix::unistd::getpid().as_raw(),
-        started: start_time("self").context("no /proc")?,
-        dir: access.dir().to_owned(),
-        logs: site.logs(),
-    };
-    write_whole(&state_file(), &serde_json::to_vec_pretty(&state)?)?;
-    println!(
-        "up: {}\n  portal {}\n  logs   {}",
-        endpoints_file().display(),
-        endpoints.portal.url,
-        state.logs.display()
-    );
+    let logs = site.logs();
+    println!("up: {}\n  portal {}\n  logs   {}", endpoints_file().display(), endpoints.portal.url, logs.display());
     // Last, since who waits for us waits for this file.
     write_whole(&endpoints_file(), &serde_json::to_vec_pretty(&endpoints)?)?;
-    let failed = wait(site);
-    for file in [endpoints_file(), state_file()] {
-        let _ = fs::remove_file(file);
-    }
-    site.stop();
-    match failed {
-        Some(what) => bail!("{what} ended by itself; logs are in {}", state.logs.display()),
+    match wait(site) {
+        Some(what) => bail!("{what} ended by itself; logs are in {}", logs.display()),
         None => Ok(()),
     }
 }
@@ -119,18 +95,15 @@ fn wait(site: &mut dyn Running) -> Option<String> {
 /// Starts the same in the background and waits until it is up.
 fn detached() -> Result<()> {
     use std::os::unix::process::CommandExt;
-    fs::create_dir_all(workdir())?;
-    let _ = fs::remove_file(endpoints_file());
     let log = workdir().join("up.log");
-    let out = fs::File::create(&log)?;
-    let args = std::env::args_os().skip(1).filter(|a| a != "--detach");
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(out.try_clone()?)
-        .stderr(out)
-        .process_group(0)
-        .spawn()?;
+    let start = || -> Result<Child> {
+        let out = fs::File::create(&log)?;
+        let args = std::env::args_os().skip(1).filter(|a| a != "--detach");
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(args).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        Ok(command.process_group(0).spawn()?)
+    };
+    let mut child = claim::on_behalf(start, Child::id)?;
     let mut said = fs::File::open(&log)?;
     // What it says is shown while it says it.
     let mut show = || std::io::copy(&mut said, &mut std::io::stderr());
@@ -151,39 +124,23 @@ fn detached() -> Result<()> {
     Ok(())
 }
 
-/// `down`.
+/// `down`: ends what runs, or still starts, and returns when all of it has stopped.
 pub(crate) fn down() -> Result<()> {
     let Some(state) = running() else {
         println!("nothing is up");
         return Ok(());
     };
     kill(Pid::from_raw(state.pid), Signal::SIGTERM)?;
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while running().is_some() {
+    let deadline = Instant::now() + END;
+    while let Some(still) = running().filter(|still| still.pid == state.pid) {
         if Instant::now() > deadline {
-            bail!("process {} does not end; logs are in {}", state.pid, state.logs.display());
+            let logs = still.logs.map(|logs| format!("; logs are in {}", logs.display())).unwrap_or_default();
+            bail!("process {} does not end{logs}", still.pid);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     println!("down");
     Ok(())
-}
-
-fn running() -> Option<State> {
-    let state: State = serde_json::from_slice(&fs::read(state_file()).ok()?).ok()?;
-    (start_time(&state.pid.to_string()) == Some(state.started)).then_some(state)
-}
-
-/// Field 22 of /proc/PID/stat (proc(5)).
-fn start_time(pid: &str) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("new");
-    fs::write(&temporary, bytes)?;
-    Ok(fs::rename(&temporary, path)?)
 }
 
 /// Two customers and three objects of random bytes, all staged.

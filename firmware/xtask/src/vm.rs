@@ -38,15 +38,20 @@ use std::time::Duration;
 
 /// Needed beside Rust to run the VMs and to be their customer.
 pub const TOOLS: &[Tool] = &[
-    Tool { program: qemu::QEMU, package: "qemu-system-x86" },
-    Tool { program: "curl", package: "curl" },
-    Tool { program: "debugfs", package: "e2fsprogs" },
-    Tool { program: "mkfs.ext4", package: "e2fsprogs" },
-    Tool { program: "setpriv", package: "util-linux" },
+    Tool::new(qemu::QEMU, "qemu-system-x86"),
+    Tool::new("curl", "curl"),
+    Tool::new("debugfs", "e2fsprogs"),
+    Tool::new("mkfs.ext4", "e2fsprogs"),
+    Tool::new("setpriv", "util-linux"),
 ];
 
 /// Needed beside [`TOOLS`] to boot by UEFI.
-pub const UEFI_TOOLS: &[Tool] = &[Tool { program: qemu::image::OVMF[0], package: "ovmf" }];
+pub const UEFI_TOOLS: &[Tool] = &[Tool::new(qemu::image::OVMF[0], "ovmf")];
+
+/// All that is needed beside Rust to build the images and to run the VMs.
+pub(crate) fn tools() -> Vec<Tool> {
+    [TOOLS, image::TOOLS].concat()
+}
 
 /// Ports for data connections of ftp. QEMU polls the socket of each that it forwards whenever anything happens.
 const PASSIVE: u16 = 64;

@@ -16,6 +16,7 @@ use crate::{Usage, host, test, up, workdir};
 use anyhow::{Context, Result, bail};
 use client::Login;
 use keys::site::Role;
+pub(super) use measure::BARE;
 use peers::Peers;
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 
 /// Rounds of everything that is over in seconds; the medians of so many are compared.
 const ROUNDS: usize = 9;
-/// Rounds of what takes long.
+/// Rounds of those servers that no goal names.
 const FEW_ROUNDS: usize = 3;
 /// The large file in bytes.
 const LARGE: u64 = 1 << 30;
@@ -34,9 +35,9 @@ const MEDIUM: u64 = 16 << 20;
 /// The small file in bytes.
 const SMALL: u64 = 3;
 /// Streams at once.
-const STREAMS: usize = 500;
+pub(super) const STREAMS: usize = 500;
 /// Sessions that are held while they do nothing; memory is measured with the first number.
-const IDLE: [usize; 2] = [50, 5000];
+pub(super) const IDLE: [usize; 2] = [50, 5000];
 /// The customer.
 const USER: &str = "bench";
 const PASSWORD: &str = "bench password";
@@ -73,7 +74,7 @@ pub(super) fn measure(only: &[String]) -> Result<Vec<Row>> {
         let parts = PARTS.map(|(part, _)| part).join(", ");
         return Err(Usage(format!("no part of ftp's measurements is named so; there is: {parts}")).into());
     }
-    host::require(host::LOCAL)?;
+    host::require(&host::local())?;
     let bins = test::build(true)?;
     if cfg!(debug_assertions) {
         // The client is part of what is measured: it hashes what comes, and speaks TLS.
@@ -144,7 +145,7 @@ fn path(product: &str) -> String {
 
 /// What the goals name is measured in each round, the others often enough to be shown beside it.
 fn is_due(target: &Target, round: usize) -> bool {
-    round < FEW_ROUNDS || ["ftpd", "vsftpd", measure::BARE].contains(&target.name)
+    round < FEW_ROUNDS || ["ftpd", "vsftpd", BARE].contains(&target.name)
 }
 
 /// Measures the targets in each round, one after the other; gives the values of each.
@@ -235,7 +236,7 @@ fn sink(bench: &Bench<'_>) -> Result<Vec<Row>> {
     let values = rounds(&targets, ROUNDS, "one stream into a sink", |t| measure::sink(t, &path("large"), LARGE, None))?;
     let mut all = rows(&targets, &named([("ftp sink", GB), ("ftp sink CPU", PER_GIB)]), &values);
     // The bare loop runs in the process of its client, whose time would be counted too.
-    all.retain(|row| row.peer != measure::BARE || row.name != "ftp sink CPU");
+    all.retain(|row| row.peer != BARE || row.name != "ftp sink CPU");
     Ok(all)
 }
 
@@ -268,7 +269,7 @@ fn replies(bench: &Bench<'_>) -> Result<Vec<Row>> {
 }
 
 fn idle(bench: &Bench<'_>) -> Result<Vec<Row>> {
-    let values = rounds(bench.targets, FEW_ROUNDS, "idle sessions", |t| measure::idle(t, IDLE[0]))?;
+    let values = rounds(bench.targets, ROUNDS, "idle sessions", |t| measure::idle(t, IDLE[0]))?;
     Ok(rows(bench.targets, &[(format!("ftp PSS, {} idle", IDLE[0]), KIB)], &values))
 }
 

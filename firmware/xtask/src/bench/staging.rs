@@ -17,9 +17,9 @@ use std::time::Instant;
 const DIR: &str = "FFS_BENCH_DIR";
 
 const XFS: &[host::Tool] = &[
-    host::Tool { program: "mkfs.xfs", package: "xfsprogs" },
-    host::Tool { program: "losetup", package: "mount" },
-    host::Tool { program: "unshare", package: "util-linux" },
+    host::Tool::new("mkfs.xfs", "xfsprogs"),
+    host::Tool::new("losetup", "mount"),
+    host::Tool::new("unshare", "util-linux"),
 ];
 
 /// Bytes of that XFS: the largest object, a copy of it, the smaller ones and some more.
@@ -100,7 +100,7 @@ fn stager() -> Result<Vec<Row>> {
 
 /// The whole of a customer's choice is timed, from his click to the page: portal, grants by the database, both leases by the stager.
 fn choice() -> Result<Vec<Row>> {
-    host::require(host::LOCAL)?;
+    host::require(&host::local())?;
     let bins = test::build(true)?;
     host::become_root()?;
     let dir = directory(&workdir().join("bench"))?;

@@ -2,7 +2,7 @@
 //! `cargo xtask image`, flashed and booted by UEFI.
 
 use super::{Top, run, shared, venv, workdir};
-use crate::host::{self, Tool};
+use crate::host::Tool;
 use crate::image::{self, Manifest};
 use crate::{interrupt, vm};
 use admin::gpt::{self, Table};
@@ -17,11 +17,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Needed to make a disk as Buildroot does.
-const TOOLS: &[Tool] = &[
-    Tool { program: "genimage", package: "genimage" },
-    Tool { program: "mcopy", package: "mtools" },
-    Tool { program: "mkfs.vfat", package: "dosfstools" },
-];
+pub(super) const TOOLS: &[Tool] =
+    &[Tool::new("genimage", "genimage"), Tool::new("mcopy", "mtools"), Tool::new("mkfs.vfat", "dosfstools")];
 
 /// How long a machine may take, beside whatever else the host does.
 const BOOT: Duration = Duration::from_secs(900);
@@ -43,9 +40,6 @@ fn dir(role: Role) -> PathBuf {
 
 /// Makes the images of all roles and boots each of them, until it says of itself that all is well.
 pub(super) fn boot(top: &Top) -> Result<()> {
-    host::require(TOOLS)?;
-    host::require(vm::TOOLS)?;
-    host::require(vm::UEFI_TOOLS)?;
     image::build_all()?;
     for role in Role::ALL {
         let begin = Instant::now();

@@ -1,10 +1,11 @@
 //! The kernel's options: `board/ffs/linux.fragment` against the list that is kept, `image/modules` and Debian's source.
 
-use super::symbols::{List, settings};
+use super::symbols::{List, defconfig, settings};
 use super::{Top, run};
 use crate::host::{self, Tool};
 use crate::image;
 use anyhow::{Context, Result, bail};
+use keys::site::Role;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 const FRAGMENT: &str = "buildroot/board/ffs/linux.fragment";
+/// Where Buildroot finds the hash of the kernel's source.
+const HASHES: &str = "buildroot/board/ffs/patches/linux/linux.hash";
 /// Debian's package of the source: the series of the images' kernel.
 const SOURCE: &str = "linux-source-6.12";
 /// What of the source the configuration needs.
@@ -19,12 +22,8 @@ const PARTS: [&str; 6] =
     ["*/Kconfig*", "*/Makefile*", "*/Kbuild*", "*/scripts/*", "*/arch/x86/configs/*", "*/kernel/configs/*"];
 
 /// Needed to configure a kernel.
-const TOOLS: &[Tool] = &[
-    Tool { program: "bison", package: "bison" },
-    Tool { program: "flex", package: "flex" },
-    Tool { program: "gcc", package: "gcc" },
-    Tool { program: "xz", package: "xz-utils" },
-];
+pub(super) const TOOLS: &[Tool] =
+    &[Tool::new("bison", "bison"), Tool::new("flex", "flex"), Tool::new("gcc", "gcc"), Tool::new("xz", "xz-utils")];
 
 /// The fragment: values by symbol, without their prefix.
 fn fragment(top: &Top, wrong: &mut Vec<String>) -> Result<BTreeMap<String, String>> {
@@ -38,6 +37,55 @@ fn fragment(top: &Top, wrong: &mut Vec<String>) -> Result<BTreeMap<String, Strin
         }
     }
     Ok(found)
+}
+
+/// The kernels of both ways.
+pub(super) struct Versions {
+    /// That of Buildroot's configurations.
+    pub(super) pinned: String,
+    /// That of `image/packages.lock`.
+    pub(super) locked: String,
+}
+
+impl Versions {
+    pub(super) fn read(top: &Top) -> Result<Self> {
+        // Those of the roles are compared with each other elsewhere.
+        let path = defconfig(Role::Download);
+        let settings = settings(&top.read(&path)?, &path, &mut Vec::new());
+        let pinned = settings.get("BR2_LINUX_KERNEL_CUSTOM_VERSION_VALUE");
+        let pinned = pinned.with_context(|| format!("{path} pins no kernel"))?.trim_matches('"').to_owned();
+        Ok(Self { pinned, locked: image::locked_kernel(&top.image())? })
+    }
+}
+
+/// What Buildroot's kernel is behind with, or before. It is no fault of the tree: its hash comes from elsewhere, and only with it may
+/// the version change.
+pub(super) fn warning(top: &Top) -> Result<Option<String>> {
+    let Versions { pinned, locked } = Versions::read(top)?;
+    Ok((pinned != locked).then(|| {
+        format!(
+            "Buildroot's configurations pin Linux {pinned}, image/packages.lock has {locked}: what was mended between them is only in \
+             one of the images (buildroot/README.md says how to follow)"
+        )
+    }))
+}
+
+/// What is wrong with the kernel that is pinned.
+pub(super) fn version(top: &Top) -> Result<Vec<String>> {
+    let Versions { pinned, locked } = Versions::read(top)?;
+    let mut wrong = Vec::new();
+    let file = format!("linux-{pinned}.tar.xz");
+    if !top.read(HASHES)?.lines().any(|line| line.split_whitespace().last() == Some(&file)) {
+        wrong.push(format!("{HASHES}: {file} is not there, which the configurations pin"));
+    }
+    let series = |version: &str| version.split('.').take(2).map(str::to_owned).collect::<Vec<_>>();
+    if series(&pinned) != series(&locked) {
+        wrong.push(format!(
+            "{}: Linux {pinned} is of another series than {locked} of image/packages.lock",
+            defconfig(Role::Download)
+        ));
+    }
+    Ok(wrong)
 }
 
 /// What is wrong with the fragment, as far as the lists tell.

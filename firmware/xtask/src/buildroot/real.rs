@@ -3,7 +3,7 @@
 use super::symbols::{List, defconfig, settings};
 use super::{CHECKED, Top, run, venv};
 use crate::Usage;
-use crate::host::{self, Tool};
+use crate::host::Tool;
 use anyhow::{Context, Result, bail};
 use keys::site::Role;
 use std::collections::BTreeSet;
@@ -13,17 +13,17 @@ use std::process::Command;
 use std::time::Instant;
 
 /// Needed by Buildroot to do anything at all.
-const TOOLS: &[Tool] = &[
-    Tool { program: "bc", package: "bc" },
-    Tool { program: "cpio", package: "cpio" },
-    Tool { program: "dot", package: "graphviz" },
-    Tool { program: "file", package: "file" },
-    Tool { program: "g++", package: "g++" },
-    Tool { program: "patch", package: "patch" },
-    Tool { program: "perl", package: "perl" },
-    Tool { program: "rsync", package: "rsync" },
-    Tool { program: "unzip", package: "unzip" },
-    Tool { program: "wget", package: "wget" },
+pub(super) const TOOLS: &[Tool] = &[
+    Tool::new("bc", "bc"),
+    Tool::new("cpio", "cpio"),
+    Tool::new("dot", "graphviz"),
+    Tool::new("file", "file"),
+    Tool::new("g++", "g++"),
+    Tool::new("patch", "patch"),
+    Tool::new("perl", "perl"),
+    Tool::new("rsync", "rsync"),
+    Tool::new("unzip", "unzip"),
+    Tool::new("wget", "wget"),
 ];
 
 /// Buildroot, with the programs that its lints need.
@@ -43,7 +43,6 @@ impl Buildroot {
 
 /// Loads the configurations, and runs Buildroot's lints and reports.
 pub(super) fn check(top: &Top, dir: &Path) -> Result<()> {
-    host::require(TOOLS)?;
     if !dir.join("utils/check-package").exists() {
         return Err(Usage(format!("BUILDROOT_DIR={} is no unpacked Buildroot", dir.display())).into());
     }

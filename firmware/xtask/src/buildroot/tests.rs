@@ -158,6 +158,21 @@ fn roles_that_differ_in_more_than_their_role() {
 }
 
 #[test]
+fn another_kernel() {
+    let lock = "image/packages.lock";
+    let kernel::Versions { pinned, locked } = kernel::Versions::read(&Top(root())).unwrap();
+    let copy = Copy::new();
+    copy.edit(lock, &locked, "6.12.999");
+    let warning = kernel::warning(&copy.top).unwrap().unwrap();
+    assert!(warning.contains(&format!("Linux {pinned}")) && warning.contains("6.12.999"), "{warning}");
+    assert_eq!(quick(&copy.top).unwrap(), [""; 0], "the hash of the next one comes from elsewhere");
+    copy.edit(lock, "6.12.999", &pinned);
+    assert_eq!(kernel::warning(&copy.top).unwrap(), None);
+    copy.edit(lock, &pinned, "6.99.3").names(&["6.99.3", "another series"]);
+    Copy::new().edit_all(&pinned, "6.12.998").names(&["linux.hash", "linux-6.12.998.tar.xz is not there"]);
+}
+
+#[test]
 fn another_disk_or_another_name() {
     Copy::new().edit("buildroot/board/ffs/genimage.cfg", "192M", "128M").names(&["genimage.cfg", "size", "128M"]);
     Copy::new()

@@ -16,6 +16,9 @@ const PACKAGES: [&str; 5] = [
     "python-magic==0.4.27",
 ];
 
+/// What python3 must be able to do, which is in a package of its own; asked for with the tools ([`super::TOOLS`]).
+pub(super) const NEEDED: &[&str] = &["-c", "import ensurepip, venv"];
+
 /// Makes it, if it is not there; its folder of programs.
 pub(crate) fn provide() -> Result<PathBuf> {
     let home = super::workdir();
@@ -29,7 +32,7 @@ pub(crate) fn provide() -> Result<PathBuf> {
     if fs::read_to_string(&done).is_ok_and(|have| have == wanted) {
         return Ok(bin);
     }
-    if !Command::new("python3").args(["-c", "import ensurepip, venv"]).output()?.status.success() {
+    if !Command::new("python3").args(NEEDED).output()?.status.success() {
         return Err(Usage("python3 is here without venv; run: apt-get install python3-venv".into()).into());
     }
     run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;

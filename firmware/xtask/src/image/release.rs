@@ -3,10 +3,12 @@
 use super::tree::Tree;
 use crate::{root, workdir};
 use admin::update::package::{self, Manifest};
-use anyhow::{Context, Result};
-use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
+use anyhow::{Context, Result, ensure};
+use minisign::{ErrorKind, KeyPair, PublicKey, SecretKey, SecretKeyBox};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject;
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{Cursor, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -31,7 +33,10 @@ impl Signer {
     fn read(path: &Path) -> Result<Self> {
         let read = || -> Result<SecretKey> {
             let text = zeroize::Zeroizing::new(fs::read_to_string(path)?);
-            Ok(SecretKeyBox::from_string(&text)?.into_unencrypted_secret_key()?)
+            match SecretKeyBox::from_string(&text)?.into_unencrypted_secret_key() {
+                Err(error) if matches!(error.kind(), ErrorKind::Verify) => without_checksum(&text),
+                read => Ok(read?),
+            }
         };
         Ok(Self(read().with_context(|| format!("{} is no minisign key without a password", path.display()))?))
     }
@@ -48,6 +53,26 @@ impl Signer {
         let signature = minisign::sign(None, &self.0, text.as_bytes(), Some(&comment), None)?.into_string();
         Ok([&package::head(&text, &signature), image].concat())
     }
+}
+
+/// Bytes of a secret key: algorithms, salt and limits of the password, number, key, checksum.
+const KEY: usize = 158;
+/// Bytes of its checksum, at the end.
+const CHECKSUM: usize = 32;
+
+/// A key without a password as minisign itself writes it: with zeros in place of its checksum. Instead it must be able to sign.
+fn without_checksum(text: &str) -> Result<SecretKey> {
+    let base64 = text.lines().nth(1).context("there is no second line")?;
+    // As PEM, which there is a reader of.
+    let pem = zeroize::Zeroizing::new(format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n"));
+    let key = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())?;
+    let bytes = key.secret_pkcs8_der();
+    ensure!(bytes.len() == KEY && bytes[KEY - CHECKSUM..] == [0; CHECKSUM], "it is damaged");
+    let key = SecretKey::from_bytes(bytes)?;
+    let signature = minisign::sign(None, &key, &b"x"[..], None, None)?;
+    minisign::verify(&PublicKey::from_secret_key(&key)?, &signature, Cursor::new(b"x"), true, false, false)
+        .context("its halves do not fit")?;
+    Ok(key)
 }
 
 /// Makes a key that only its owner can read.
@@ -82,6 +107,30 @@ mod tests {
     use admin::update::package::ReleaseKeys;
     use keys::site::Role;
     use std::os::unix::fs::PermissionsExt;
+
+    /// What `minisign -G -W` writes, of another key: it has no checksum.
+    fn as_minisign_writes(key: &SecretKey) -> String {
+        let mut bytes = key.to_bytes();
+        bytes[KEY - CHECKSUM..].fill(0);
+        SecretKey::from_bytes(&bytes).unwrap().to_box(None).unwrap().into_string()
+    }
+
+    #[test]
+    fn keys_of_minisign_itself_are_read() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("x.key");
+        let key = KeyPair::generate_unencrypted_keypair().unwrap().sk;
+        fs::write(&path, as_minisign_writes(&key)).unwrap();
+        let read = Signer::read(&path).unwrap();
+        assert_eq!(read.public().unwrap(), Signer(key.clone()).public().unwrap());
+        // A part of either half, and of a checksum.
+        for at in [KEY - CHECKSUM - 50, KEY - CHECKSUM - 1, KEY - 1] {
+            let mut damaged = without_checksum(&as_minisign_writes(&key)).unwrap().to_bytes();
+            damaged[at] ^= 1;
+            fs::write(&path, SecretKey::from_bytes(&damaged).unwrap().to_box(None).unwrap().into_string()).unwrap();
+            assert!(Signer::read(&path).is_err(), "{at}");
+        }
+    }
 
     #[tokio::test]
     async fn what_is_signed_here_is_accepted_there() {

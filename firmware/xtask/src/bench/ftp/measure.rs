@@ -223,7 +223,7 @@ pub(super) fn streams(target: &Target, path: &str, size: u64, count: usize, sum:
 }
 
 /// The name of [`bare_sendfile`].
-pub(super) const BARE: &str = "sendfile";
+pub(in crate::bench) const BARE: &str = "sendfile";
 
 /// A server of one line per command that only sends the file, with as little as can be: what is possible here.
 pub(super) fn bare_sendfile(file: &Path) -> Result<Target> {
