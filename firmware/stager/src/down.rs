@@ -1,4 +1,5 @@
-//! What is answered while nothing can be served: during start-up, and after a failure of the disk until it works again.
+//! What is answered while nothing can be served: during start-up, and after a failure of the disk, or while the ledger cannot be used,
+//! until that works again.
 //!
 //! An operator learns how things are, everybody else gets `UNAVAILABLE`; nobody waits for an answer that does not come.
 
@@ -10,21 +11,30 @@ use std::future::Future;
 use tobj::{Body, Fault, Message, Name, Reply, Request};
 use tokio::io::AsyncRead;
 
+/// Why nothing is served.
+#[derive(Debug, Clone)]
+pub(crate) struct Why {
+    /// The check that tells of it.
+    pub(crate) check: &'static str,
+    /// What happened, and what is to be done.
+    pub(crate) text: String,
+}
+
 /// Answers in place of the stager.
 struct Down {
     name: Name,
-    why: String,
+    why: Why,
 }
 
 impl Service for Down {
     async fn call(&self, from: &str, message: Message, _: &mut (dyn AsyncRead + Send + Unpin)) -> Message {
         let reply = match &message.body {
             Body::Request(Request::Status {}) => {
-                status_report(&self.name, vec![check("storage", false, self.why.clone())]).ok()
+                status_report(&self.name, vec![check(self.why.check, false, self.why.text.clone())]).ok()
             }
             _ => None,
         };
-        let reply = reply.unwrap_or_else(|| Reply::refused(Fault::Unavailable, &self.why));
+        let reply = reply.unwrap_or_else(|| Reply::refused(Fault::Unavailable, &self.why.text));
         message.reply(if from.starts_with("operator:") { reply } else { reply.opaque() })
     }
 }
@@ -36,11 +46,11 @@ impl Service for Down {
 pub(crate) async fn until<T>(
     bound: &Bound,
     name: &Name,
-    why: String,
+    why: Why,
     shutdown: &Shutdown,
     done: impl Future<Output = T>,
 ) -> Result<Option<T>, RunError> {
-    daemon::notify::status(&why);
+    daemon::notify::status(&why.text);
     let sockets = bound.sockets()?;
     let (trigger, end) = Shutdown::manual();
     let down = Down { name: name.clone(), why };

@@ -13,6 +13,7 @@
 //! | `uploads` | SHA-256 | [`Upload`](crate::rows::Upload): an object that has come in in part |
 //! | `withdrawn` | (customer, number) | [`Withdrawn`](crate::rows::Withdrawn): rights that were taken away lately |
 //! | `grants` | (use-by, id) | [`UsedGrant`](crate::rows::UsedGrant); both are in the signed token, and by the time they can be forgotten in order |
+//! | `grants` | (2⁶⁴ - 1, request) and (2⁶⁴ - 2, number) | [`DoneOrder`](crate::rows::DoneOrder) of an operator, and in which order they came |
 //! | `transfers` | number | [`Transfer`](crate::rows::Transfer) that has not ended |
 //! | `outbox` | audit number less [`Number::Others`] | [`Event`](crate::rows::Event) that the database has not acknowledged |
 //!
@@ -43,9 +44,10 @@ use redb::{Database, Durability, ReadableDatabase, StorageBackend, TableDefiniti
 use serde::{Serialize, de::DeserializeOwned};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 use tobj::{Id, LeaseKind};
 
 mod changes;
@@ -67,6 +69,14 @@ const WITHDRAWN: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new(
 const GRANTS: TableDefinition<'_, (u64, u128), &[u8]> = TableDefinition::new("grants");
 const TRANSFERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("transfers");
 const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
+
+/// Orders that were done are kept with the grants, under times that no token can name. So they are in a ledger of any form, and in its log,
+/// and a version that knows nothing of them leaves them alone.
+const ORDERS: u64 = u64::MAX;
+/// The same, under numbers that rise.
+const ORDER_NUMBERS: u64 = u64::MAX - 1;
+/// How many orders are known; the oldest is forgotten for one more. Nobody retries for as long as so many take.
+pub const ORDERS_KEPT: u128 = 10_000;
 
 /// The form of the tables that this version knows.
 const SCHEMA: u64 = 3;
@@ -130,7 +140,7 @@ impl Number {
     }
 }
 
-/// Why the ledger cannot go on. After any of these, the process has to end and start anew.
+/// Why the ledger cannot go on. After any of these, it has to be opened anew.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// There is none, but there are files that only a ledger explains.
@@ -150,7 +160,10 @@ pub enum LedgerError {
         source: Box<redb::Error>,
     },
     /// It is of another version.
-    #[error("the ledger has schema {0}, this version knows {SCHEMA}")]
+    #[error(
+        "the ledger has schema {0}, this version knows {SCHEMA}: update the machine to the version that wrote it, or put back a ledger and \
+         its log that this one knows"
+    )]
     Schema(u64),
     /// A new one cannot be made.
     #[error("a new ledger cannot be made at {path}")]
@@ -173,7 +186,7 @@ pub enum LedgerError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// A row is not what was written.
-    #[error("a row of table {table} is damaged")]
+    #[error("a row of the ledger's table {table} is damaged: put back ledger and log of one moment")]
     Row {
         /// The table.
         table: &'static str,
@@ -199,6 +212,14 @@ impl LedgerError {
             Self::Log(LogError::Damaged(_) | LogError::Foreign | LogError::Short(_) | LogError::Form) => false,
         }
     }
+}
+
+/// What tells whether somebody has put ledger or log there, or is still about it.
+pub(crate) fn files(root: &Path) -> [Option<(u64, u64, SystemTime)>; 2] {
+    [FILE, LOG].map(|name| {
+        let file = std::fs::metadata(root.join(name)).ok()?;
+        Some((file.ino(), file.len(), file.modified().ok()?))
+    })
 }
 
 macro_rules! from_redb {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a file in incoming | removed: nobody has an answer for it; a part of an upload stays, cut to what is durable |
 //! | an object that the ledger does not know | taken in: it has its name only after its bytes are durable |
-//! | an object of the ledger without file | reported; `status` is unhealthy |
+//! | an object of the ledger without file | reported; `status` is unhealthy until it is put in again or retired |
 //! | a damaged object in the storeroom | put into quarantine |
 //! | something in quarantine whose object is good and whole, or unknown | removed: it was mended or has gone, and then came a kill |
 //! | an object that heals | the links of its leases are made anew, it is good |
@@ -26,13 +26,15 @@ use crate::rows::{Event, Lease, Object, State};
 use crate::starting::Advance;
 use crate::tree::{Batch, Place, Tree, TreeError};
 use links::Links;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::channel;
 use std::time::Instant;
 use tobj::{AuditEvent, Id, ObjectState, Sha256};
 
+mod amiss;
 mod links;
 mod report;
+pub use amiss::Amiss;
 pub use report::Report;
 
 /// Most leases that are looked at, and whose outcome goes into a commit, together.
@@ -301,6 +303,7 @@ fn repair(
     }
     tree.sync(&mut batch)?;
     hit(Point::BeforeAnswer);
+    let missing: HashSet<_> = report.missing.iter().copied().collect();
     ledger.write(|txn| {
         for (id, lease, what, failed) in &outcome {
             match (what, failed) {
@@ -326,6 +329,9 @@ fn repair(
                 (Todo::Relink { .. }, Some(error)) => {
                     tracing::error!(lease = %id, %error, "a link that a lease has is not there and cannot be made");
                     report.broken += 1;
+                    if !missing.contains(&lease.sha256) {
+                        report.unlinked.push(*id);
+                    }
                 }
             }
         }

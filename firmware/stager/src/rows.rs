@@ -238,6 +238,16 @@ pub struct UsedGrant {
     pub expires: u64,
 }
 
+/// An order of an operator that was done, which gets the same answer when it comes again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoneOrder {
+    /// The request.
+    #[serde(with = "text")]
+    pub request: Id,
+    /// What was ordered, and by whom.
+    pub order: String,
+}
+
 /// A transfer that has begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transfer {

@@ -3,12 +3,13 @@
 use crate::clock::{Clock, System};
 use crate::config::Config;
 use crate::database::Database;
+use crate::down::Why;
 use crate::engine::{Engine, EngineError, Grace, Rules};
 use crate::grants::{KeyError, Verifier};
 use crate::ingest::Intake;
-use crate::ledger::{Ledger, LedgerError, Number, Sizes};
+use crate::ledger::{self, Ledger, LedgerError, Number, Sizes};
 use crate::logins::{Cache, Door};
-use crate::reconcile::{Report, reconcile};
+use crate::reconcile::{Amiss, Report, reconcile};
 use crate::revocations::{self, Watch};
 use crate::service::Stager;
 use crate::sessions::{PerCustomer, Sessions};
@@ -22,7 +23,7 @@ use daemon::{Shutdown, notify};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
@@ -75,17 +76,20 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// Whether it is the disk that failed: once it works again, opening everything anew goes on from what is really there. What
-    /// is not as it was written, is missing or of another version needs a person.
-    fn is_of_the_disk(&self) -> bool {
+    /// The check that tells of it while nothing is served; none for what ends the daemon.
+    fn told_as(&self) -> Option<&'static str> {
         match self {
-            Self::Tree { .. } | Self::Engine(EngineError::Tree(_)) => true,
-            Self::Ledger(error) | Self::Engine(EngineError::Ledger(error)) => error.is_of_the_disk(),
-            Self::Config(_) | Self::Key(_) | Self::Engine(EngineError::Thread) => false,
-            Self::Socket { .. } | Self::Random(_) | Self::Task => false,
+            Self::Tree { .. } | Self::Engine(EngineError::Tree(_)) => Some("storage"),
+            Self::Ledger(error) | Self::Engine(EngineError::Ledger(error)) if error.is_of_the_disk() => Some("storage"),
+            Self::Ledger(_) | Self::Engine(EngineError::Ledger(_)) => Some(LEDGER),
+            Self::Config(_) | Self::Key(_) | Self::Engine(EngineError::Thread) => None,
+            Self::Socket { .. } | Self::Random(_) | Self::Task => None,
         }
     }
 }
+
+/// The check that tells of a ledger which is not as it was written, is missing or of another version: a person has to do something.
+const LEDGER: &str = "ledger";
 
 /// The sockets that stagerd listens on.
 #[derive(Debug)]
@@ -125,8 +129,9 @@ impl Bound {
 
 /// The daemon: reads its configuration, binds its sockets, serves until the shutdown.
 ///
-/// A failure of the disk does not end it: it says so to whoever asks for its status, refuses everything else, and opens everything
-/// anew until that works. It waits for that without end, also at the start: see [`crate::starting`].
+/// A failure of the disk does not end it, nor does a ledger that cannot be used: it says so to whoever asks for its status, refuses
+/// everything else, and opens everything anew until that works, from what is really there by then. It waits for that without end, also
+/// at the start: see [`crate::starting`].
 ///
 /// # Errors
 /// [`RunError`].
@@ -142,32 +147,58 @@ pub async fn start(config: &Path, shutdown: Shutdown) -> Result<(), RunError> {
 /// [`RunError`].
 pub async fn run(config: &Config, shutdown: Shutdown) -> Result<(), RunError> {
     let bound = Bound::new(config)?;
-    let (mut why, mut pause) = ("starting: what is on the disk is being looked at".to_owned(), RETRY);
-    let starting = Arc::new(Starting::new());
+    let mut why = Why { check: "storage", text: "starting: what is on the disk is being looked at".to_owned() };
+    let (mut pause, starting) = (RETRY, Arc::new(Starting::new()));
     loop {
         let (for_opening, advance) = (config.clone(), starting.clone());
         let opening = tokio::task::spawn_blocking(move || Storage::open(&for_opening, &|| advance.advance()));
         let Some(opened) = down::until(&bound, &config.name, why, &shutdown, opening).await? else { return Ok(()) };
-        let served = match opened.map_err(|_| RunError::Task)? {
+        let (served, in_use) = match opened.map_err(|_| RunError::Task)? {
             Ok(storage) => {
-                pause = RETRY;
                 starting.over();
-                serve(config, storage, bound.sockets()?, shutdown.clone()).await
+                (serve(config, storage, bound.sockets()?, shutdown.clone()).await, true)
             }
-            Err(error) => Err(error),
+            Err(error) => (Err(error), false),
         };
-        why = match served {
-            Err(error) if error.is_of_the_disk() && !shutdown.started() => daemon::report(&error),
+        let (error, check) = match served {
+            Err(error) if !shutdown.started() => match error.told_as() {
+                Some(check) => (error, check),
+                None => return Err(error),
+            },
             other => return other,
         };
-        // A disk that says what is wrong with it may yet work.
-        starting.advance();
-        tracing::error!("{why}; it is tried again in {} s", pause.as_secs());
-        let waited = tokio::time::sleep(pause);
+        let means = if check == LEDGER { "nothing is staged or served: " } else { "" };
+        why = Why { check, text: means.to_owned() + &daemon::report(&error) };
+        if in_use {
+            // What is wrong with a ledger that could be opened comes up again.
+            pause = if check == LEDGER { LONGEST_RETRY } else { RETRY };
+        }
+        tracing::error!("{}; it is tried again in {} s", why.text, pause.as_secs());
+        let waited = left_alone(&config.root, pause, &starting);
         if down::until(&bound, &config.name, why.clone(), &shutdown, waited).await?.is_none() {
             return Ok(());
         }
         pause = (pause * 2).min(LONGEST_RETRY);
+    }
+}
+
+/// Waits for so long, and on until nobody has changed ledger or log for so long: what somebody is about to put back is not opened
+/// when half of it is there.
+async fn left_alone(root: &Path, pause: Duration, starting: &Starting) {
+    let look = || {
+        let root = root.to_owned();
+        async { tokio::task::spawn_blocking(move || ledger::files(&root)).await.ok() }
+    };
+    let mut before = look().await;
+    loop {
+        // A disk that says what is wrong with it may yet work.
+        starting.advance();
+        tokio::time::sleep(pause).await;
+        let now = look().await;
+        if now == before {
+            return;
+        }
+        before = now;
     }
 }
 
@@ -293,7 +324,7 @@ pub async fn serve(config: &Config, storage: Storage, sockets: Sockets, shutdown
             trouble,
             sessions,
             floor,
-            found,
+            amiss: Arc::new(Mutex::new(Amiss::new(found))),
         };
         let (path, allowed) = (config.socket.clone(), Peers::uids(&config.allow_uids));
         tasks.spawn(async move {
@@ -347,5 +378,27 @@ async fn tick(engine: crate::engine::Handle, sessions: Arc<Sessions>, sweep_seco
             }
             _ = progress.tick() => sessions.note_progress(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_being_put_back_is_not_opened_before_it_is_there() {
+        let (dir, starting, pause) = (tempfile::tempdir().unwrap(), Starting::new(), Duration::from_secs(10));
+        let begun = tokio::time::Instant::now();
+        left_alone(dir.path(), pause, &starting).await;
+        assert_eq!(begun.elapsed().as_secs(), 10);
+        let putting_back = async {
+            for bytes in 1..=3 {
+                tokio::time::sleep(Duration::from_secs(9)).await;
+                std::fs::write(dir.path().join(ledger::LOG), vec![7; bytes]).unwrap();
+            }
+        };
+        let begun = tokio::time::Instant::now();
+        tokio::join!(left_alone(dir.path(), pause, &starting), putting_back);
+        assert_eq!(begun.elapsed().as_secs(), 40, "it changed at 9, 18 and 27 s");
     }
 }

@@ -7,13 +7,13 @@ use crate::grants::{GrantError, Verifier};
 use crate::ingest::Intake;
 use crate::ledger::{Ledger, LedgerError, Number};
 use crate::outbox::Trouble;
-use crate::reconcile::Report;
+use crate::reconcile::Amiss;
 use crate::rows::{Event, State};
 use crate::sessions::Sessions;
 use crate::tree::{Place, Tree, TreeError};
 use crate::verify;
 use daemon::Service;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tobj::{
     AuditEvent, Body, Check, Fault, Id, LeaseInfo, LeaseState, LinkInfo, Message, Name, ObjectState, Reply, Request,
     Secret, StoredObject, Text, Timestamp,
@@ -51,8 +51,8 @@ pub struct Stager {
     pub sessions: Arc<Sessions>,
     /// Bytes that objects leave free.
     pub floor: u64,
-    /// What start-up found.
-    pub found: Report,
+    /// What start-up found, and what is not yet put right of it.
+    pub amiss: Arc<Mutex<Amiss>>,
 }
 
 /// Why a request was not answered as asked.
@@ -124,21 +124,25 @@ impl Stager {
             (Request::ObjectBegin { sha256, size }, _) if operator => Ok(self.intake.begin(*sha256, *size).await?),
             (Request::ObjectStore { offset }, _) if operator => self.objects(*offset).await,
             (Request::ObjectVerify { sha256 }, _) if operator => {
-                let reply = self.engine.ask(Work::Verify { sha256: *sha256, by: from.to_owned() }).await?;
+                let reply = self.once(message.id, Work::Verify { sha256: *sha256, by: from.to_owned() }).await?;
                 self.verify.wake();
                 Ok(reply)
             }
             (Request::ObjectRetire { sha256, force }, _) if operator => {
-                let order = Work::Retire { sha256: *sha256, force: *force, by: from.to_owned() };
-                Ok(self.engine.ask(order).await?)
+                self.once(message.id, Work::Retire { sha256: *sha256, force: *force, by: from.to_owned() }).await
             }
             (Request::LeaseList { offset }, _) if operator => self.list(*offset).await,
             (Request::LeaseShow { lease }, _) if operator => self.show(*lease).await,
             (Request::LeaseRevoke { lease }, _) if operator => {
-                Ok(self.engine.ask(Work::Revoke { lease: *lease, by: from.to_owned() }).await?)
+                self.once(message.id, Work::Revoke { lease: *lease, by: from.to_owned() }).await
             }
             _ => refused(Fault::Denied, format!("{} is not for {from}", request.tag().as_str())),
         }
+    }
+
+    /// An order that a link may bring again.
+    async fn once(&self, request: Id, order: Work) -> Result<Reply> {
+        Ok(self.engine.ask(Work::Once { request, order: Box::new(order) }).await?)
     }
 
     async fn stage(&self, from: &str, request: Id, token: &Secret) -> Result<Reply> {
@@ -210,10 +214,16 @@ impl Stager {
 
     async fn status(&self) -> Result<Reply> {
         let (ledger, tree) = (self.ledger.clone(), self.tree.clone());
-        let look = tokio::task::spawn_blocking(move || (Look::at(&ledger), Disk::at(&tree)));
-        let (looked, disk) = look.await?;
-        let mut checks =
-            vec![check("start-up", self.found.missing.is_empty() && self.found.broken == 0, self.found.to_string())];
+        let amiss = self.amiss.clone();
+        let look = tokio::task::spawn_blocking(move || {
+            let amiss = amiss.lock().unwrap_or_else(PoisonError::into_inner).look(&ledger, &tree);
+            (amiss, Look::at(&ledger), Disk::at(&tree))
+        });
+        let (amiss, looked, disk) = look.await?;
+        let mut checks = vec![match amiss {
+            Ok((well, told)) => check("start-up", well, told),
+            Err(error) => check("start-up", false, daemon::report(&error)),
+        }];
         match &looked {
             Ok(look) => {
                 checks.push(match self.engine.is_running() {
@@ -400,7 +410,7 @@ mod tests {
             trouble: Trouble::default(),
             sessions: Arc::new(Sessions::new(door, PerCustomer { sessions: 1, bytes_per_second: 0 })),
             floor: 0,
-            found: Report::default(),
+            amiss: Arc::new(Mutex::new(Amiss::new(crate::reconcile::Report::default()))),
         }
     }
 
@@ -429,6 +439,52 @@ mod tests {
         kit.lose_object();
         assert_eq!(kit.stage(3, &grant(3, OneTime)).unwrap_err().fault, Fault::NotFound);
         assert!(told().0);
+    }
+
+    #[test]
+    fn an_order_that_comes_again_gets_its_first_answer() {
+        let kit = Kit::new();
+        let (stager, runtime) = (stager(&kit), runtime());
+        let lease = kit.staged(1, OneTime);
+        let order = |id: u8, request: Request| {
+            let message = Message { id: [id; 16].into(), literal: None, body: Body::Request(request) };
+            let answer = runtime.block_on(stager.call("operator:eve", message, &mut tokio::io::empty()));
+            let Body::Reply(reply) = answer.body else { panic!("no reply") };
+            match reply {
+                Reply::Done {} => None,
+                Reply::Fault { fault, .. } => Some(fault),
+                other => panic!("{other:?}"),
+            }
+        };
+        let pass = || kit.ledger.read().unwrap().number(Number::Pass).unwrap();
+        let retire = || Request::ObjectRetire { sha256: content(), force: false };
+        for _ in 0..2 {
+            assert_eq!(order(1, Request::LeaseRevoke { lease }), None);
+            assert_eq!(order(2, Request::ObjectVerify { sha256: None }), None);
+            assert_eq!(order(3, retire()), None);
+            kit.flush();
+            assert_eq!((kit.lease(lease), pass()), (None, 1));
+        }
+        assert_eq!(order(1, retire()), Some(Fault::Invalid), "its ID is another's");
+        assert_eq!(order(4, Request::LeaseRevoke { lease }), Some(Fault::NotFound), "another request");
+    }
+
+    #[test]
+    fn what_was_lost_at_the_start_is_told_until_it_is_put_right() {
+        let mut kit = Kit::new();
+        kit.stop();
+        kit.lose_object();
+        let (kit, report) = kit.again();
+        let (mut stager, runtime) = (stager(&kit), runtime());
+        stager.amiss = Arc::new(Mutex::new(Amiss::new(report)));
+        let told = || {
+            let status = runtime.block_on(stager.status());
+            let Ok(Reply::StatusReport { checks, .. }) = status else { panic!("no status: {status:?}") };
+            checks.into_iter().find(|check| check.name.as_str() == "start-up").unwrap().healthy
+        };
+        assert!(!told());
+        kit.object(crate::testkit::CONTENT);
+        assert!(told());
     }
 
     #[test]

@@ -142,20 +142,24 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// It serves, and has the object.
-    async fn start(site: &Site) -> Self {
+    fn begin(site: &Site) -> Self {
         let (trigger, shutdown) = Shutdown::manual();
         let config = site.config.clone();
         let running = tokio::spawn(async move { stager::run(&config, shutdown).await });
-        let client = Client::new(&site.config.socket);
-        while client.call("operator:eve", Request::Status {}).await.is_err() {
-            assert!(!running.is_finished(), "it did not start");
+        Self { trigger, running, client: Client::new(&site.config.socket) }
+    }
+
+    /// It serves, and has the object.
+    async fn start(site: &Site) -> Self {
+        let daemon = Self::begin(site);
+        while daemon.client.call("operator:eve", Request::Status {}).await.is_err() {
+            assert!(!daemon.running.is_finished(), "it did not start");
             tokio::task::yield_now().await;
         }
-        status_until(&client, "it serves", serves).await;
+        status_until(&daemon.client, "it serves", serves).await;
         let put = tobj::Message::request(Request::ObjectPut { sha256: None }).unwrap();
-        client.call_with_literal("operator:eve", put, CONTENT.len() as u64, &mut &CONTENT[..]).await.unwrap();
-        Self { trigger, running, client }
+        daemon.client.call_with_literal("operator:eve", put, CONTENT.len() as u64, &mut &CONTENT[..]).await.unwrap();
+        daemon
     }
 
     /// Has the tree fail at a request to stage; gives the request.
@@ -263,13 +267,90 @@ async fn a_start_that_waits_for_its_disk_asks_for_time() {
     systemd_hears(&socket, ready, "STOPPING=1").await;
 }
 
+/// The ways in which a ledger needs a person, and what an operator hears of them.
+const SPOILT: [(&str, &str); 6] = [
+    ("no ledger", "put the ledger back; a new one is never made"),
+    ("no log", "put it back beside the ledger"),
+    ("a ledger in part", "put a good copy of it and its log back"),
+    ("a log in part", "put ledger and log of one moment back"),
+    ("a later version's", "update the machine to the version that wrote it"),
+    ("a damaged row", "put back ledger and log of one moment"),
+];
+
+fn spoil(site: &Site, how: &str) {
+    let [ledger, log] = [stager::ledger::FILE, stager::ledger::LOG].map(|name| site.root().join(name));
+    let half = |path| {
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_len(5000).unwrap();
+    };
+    match how {
+        "no ledger" => std::fs::remove_file(ledger).unwrap(),
+        "no log" => std::fs::remove_file(log).unwrap(),
+        "a ledger in part" => half(ledger),
+        "a log in part" => half(log),
+        "a later version's" => in_ledger(site, |txn| {
+            txn.open_table(redb::TableDefinition::<&str, u64>::new("meta")).unwrap().insert("schema", 99).unwrap();
+        }),
+        _ => in_ledger(site, |txn| {
+            let leases = redb::TableDefinition::<u128, &[u8]>::new("leases");
+            txn.open_table(leases).unwrap().insert(7, &b"no lease"[..]).unwrap();
+        }),
+    }
+}
+
+/// Changes a ledger that nobody has open.
+fn in_ledger(site: &Site, change: impl FnOnce(&redb::WriteTransaction)) {
+    let db = redb::Database::open(site.root().join(stager::ledger::FILE)).unwrap();
+    let txn = db.begin_write().unwrap();
+    change(&txn);
+    txn.commit().unwrap();
+}
+
+fn needs_a_person(checks: &[Check]) -> bool {
+    checks.iter().any(|c| c.name.as_str() == "ledger" && !c.healthy)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn what_needs_a_person_is_not_tried_again() {
+async fn what_needs_a_person_is_told_until_it_is_put_right() {
     let site = Site::new();
-    std::fs::create_dir_all(site.root().join("accounts/alice")).unwrap();
-    let (_trigger, shutdown) = Shutdown::manual();
-    let ended = tokio::time::timeout(PATIENCE, stager::run(&site.config, shutdown)).await.expect("it ends");
-    assert!(daemon::report(&ended.unwrap_err()).contains("a new one is never made"));
+    Daemon::start(&site).await.stop().await;
+    let files =
+        [stager::ledger::FILE, stager::ledger::LOG].map(|name| (site.root().join(name), site.dir.path().join(name)));
+    for (how, what_to_do) in SPOILT {
+        for (path, aside) in &files {
+            std::fs::copy(path, aside).unwrap();
+        }
+        spoil(&site, how);
+        let daemon = Daemon::begin(&site);
+        let told = status_until(&daemon.client, how, needs_a_person).await;
+        let said = told[0].detail.as_str();
+        assert!(said.starts_with("nothing is staged or served: ") && said.contains(what_to_do), "{how}: {said}");
+        let refused = daemon.client.call("operator:eve", Request::LeaseList { offset: 0 }).await.unwrap();
+        assert_eq!(fault(&refused), Some(Fault::Unavailable));
+        for (path, aside) in &files {
+            std::fs::rename(aside, path).unwrap();
+        }
+        status_until(&daemon.client, "it serves again", serves).await;
+        let listed = daemon.client.call("operator:eve", Request::ObjectStore { offset: 0 }).await.unwrap();
+        assert!(matches!(&listed, Reply::Storeroom { items, .. } if items.len() == 1), "{how}: {listed:?}");
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_proves_damaged_in_use_is_told() {
+    let site = Site::new();
+    Daemon::start(&site).await.stop().await;
+    in_ledger(&site, |txn| {
+        let withdrawn = redb::TableDefinition::<(&str, u64), &[u8]>::new("withdrawn");
+        txn.open_table(withdrawn).unwrap().insert(("alice", 0), &b"nothing"[..]).unwrap();
+    });
+    let daemon = Daemon::start(&site).await;
+    let staged = daemon.client.call("web", Request::Stage { grant: site.grant(1, Standing, CONTENT) }).await.unwrap();
+    assert_eq!(fault(&staged), Some(Fault::Unavailable));
+    let told = status_until(&daemon.client, "it is told", |c| needs_a_person(c) && c.len() == 1).await;
+    assert!(told[0].detail.as_str().contains("table withdrawn is damaged"), "{told:?}");
+    daemon.stop().await;
 }
 
 /// The daemon on a file system of its own of eight mebibytes, and a shell beside it that does what it is told there.

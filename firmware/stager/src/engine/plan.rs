@@ -1,13 +1,13 @@
 //! What each request changes in the ledger, and the steps in the tree that follow from it. No I/O but the transaction, and a look at
 //! the storeroom where a damaged object may have been replaced, or one that came in may be gone again.
 
-use super::transfers::End;
+use super::transfers::{End, serves_resumes};
 use super::{Engine, Plan, Refusal, Step, Work, lock, objects};
 use crate::clock::Now;
 use crate::grants::Grant;
 use crate::ledger::{LedgerError, Number, Txn};
 use crate::ranges::Ranges;
-use crate::rows::{Event, Lease, PendingGrant, State, Upload, UsedGrant, user_of};
+use crate::rows::{DoneOrder, Event, Lease, PendingGrant, State, Upload, UsedGrant, user_of};
 use crate::tree::Place;
 use std::time::UNIX_EPOCH;
 use tobj::{AuditEvent, Fault, Id, LeaseKind, ObjectState, Reply, Secret, Sha256, Timestamp};
@@ -32,6 +32,7 @@ impl Engine {
         let grace = self.rules.grace;
         match work {
             Work::Stage { .. } | Work::Begin(_) if full => Ok(Plan::refused(Fault::Unavailable, FULL)),
+            Work::Once { request, order } => self.once(txn, request, *order, full, now),
             Work::Stage { request, grant } => stage(txn, request, &grant, now),
             Work::Store { sha256, size, fresh, by } => match self.tree.object(sha256) {
                 // Only the writer takes a file out of the storeroom: one that is there stays until the steps of this batch.
@@ -113,6 +114,21 @@ impl Engine {
 }
 
 impl Engine {
+    /// Does an order and remembers it, or gives one that was done its answer again.
+    fn once(&self, txn: &mut Txn<'_>, request: Id, work: Work, full: bool, now: Now) -> Result<Plan, LedgerError> {
+        let Some(order) = work.order() else { return self.plan(txn, work, full, now) };
+        match txn.order(request)? {
+            None => {}
+            Some(done) if done.order == order => return Ok(Plan::done()),
+            Some(_) => return Ok(Plan::refused(Fault::Invalid, "another request has had this ID")),
+        }
+        let plan = self.plan(txn, work, full, now)?;
+        if plan.answer.is_ok() {
+            txn.put_order(&DoneOrder { request, order })?;
+        }
+        Ok(plan)
+    }
+
     /// Whether the storeroom has a file of the object, and not this one.
     fn has_another(&self, sha256: Sha256, inode: Option<u64>) -> bool {
         let there = self.tree.object(sha256).ok().flatten();
@@ -287,7 +303,7 @@ fn repeated(txn: &mut Txn<'_>, request: Id, grant: &Grant, used: &UsedGrant, now
         return refuse(txn, grant, now, Fault::Denied, "the grant was used by another request");
     }
     match txn.lease(used.lease)? {
-        Some(lease) if matches!(lease.state, State::Pending | State::Active) => {
+        Some(lease) if matches!(lease.state, State::Pending | State::Active) || serves_resumes(&lease, now) => {
             Ok(staged(used.lease, &lease, used.expires))
         }
         _ => Ok(Plan::refused(Fault::Expired, "the lease of this grant is over")),

@@ -188,6 +188,46 @@ fn expiry_has_a_grace_time_for_resumes() {
 }
 
 #[test]
+fn a_repeated_request_gets_its_answer_while_resumes_are_served() {
+    let kit = Kit::new();
+    let order = grant(1, OneTime);
+    let first = kit.stage(1, &order).unwrap();
+    let Reply::Staged { lease, .. } = first else { panic!("{first:?}") };
+    fetch(&kit, Access::Ticket(lease), "/grüße 1.iso", 0, SIZE, "complete");
+    assert_eq!(kit.lease(lease).unwrap().state, State::Ending(NOW + GRACE.one_time));
+    assert_eq!(kit.stage(1, &order), Ok(first));
+    assert_eq!(fault(kit.stage(2, &order)), Some(Fault::Denied), "nobody else gets any");
+    kit.time.pass(GRACE.one_time);
+    assert_eq!(fault(kit.stage(1, &order)), Some(Fault::Expired), "before any sweep");
+}
+
+#[test]
+fn an_order_is_done_once() {
+    let mut kit = Kit::new();
+    let by = || "operator:eve".to_owned();
+    let once = |kit: &Kit, n: u8, order: Work| kit.ask(Work::Once { request: [n; 16].into(), order: Box::new(order) });
+    let retire = |force| Work::Retire { sha256: content(), force, by: by() };
+    let lease = kit.staged(1, OneTime);
+    assert_eq!(fault(once(&kit, 1, retire(false))), Some(Fault::Busy));
+    kit.ask(Work::Revoke { lease, by: by() }).unwrap();
+    once(&kit, 1, retire(false)).unwrap(); // what was refused is not remembered
+    kit.flush();
+    kit.object(CONTENT);
+    for _ in 0..2 {
+        once(&kit, 1, retire(false)).unwrap();
+        kit.flush();
+        let object = kit.ledger.read().unwrap().object(content()).unwrap();
+        assert!(object.is_some(), "what came in after it stays");
+        assert_eq!(fault(once(&kit, 1, retire(true))), Some(Fault::Invalid));
+        let another = Work::Retire { sha256: content(), force: false, by: "operator:bob".into() };
+        assert_eq!(fault(once(&kit, 1, another)), Some(Fault::Invalid));
+        kit.stop();
+        kit = kit.again().0;
+    }
+    assert_eq!(kit.outcomes(AuditEvent::Retired).len(), 1);
+}
+
+#[test]
 fn a_lease_that_nobody_fetched_has_no_resumes() {
     let kit = Kit::new();
     kit.staged(1, Standing);

@@ -65,9 +65,14 @@ pub(crate) fn may_start(lease: &Lease, offset: u64, grace: Grace, now: Now) -> b
         State::Pending | State::Active => {
             lease.expires > now.at || (resumes && lease.expires.saturating_add(grace.of(lease.kind)) > now.at)
         }
-        State::Ending(until) => resumes && until > now.at,
+        State::Ending(_) => resumes && serves_resumes(lease, now),
         State::Removing => false,
     }
+}
+
+/// Whether a lease is in its grace time, and there is something to resume.
+pub(super) fn serves_resumes(lease: &Lease, now: Now) -> bool {
+    matches!(lease.state, State::Ending(until) if until > now.at) && !lease.covered.is_empty()
 }
 
 /// Where leases are looked up.

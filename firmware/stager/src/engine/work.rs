@@ -27,6 +27,13 @@ pub type Answer = Result<Reply, Refusal>;
 /// What the writer can be asked.
 #[derive(Debug)]
 pub enum Work {
+    /// An operator's order, done once however often the request comes: [`Reply::Done`]. What was refused is as new the next time.
+    Once {
+        /// The request's ID. With another order than before: [`Fault::Invalid`].
+        request: Id,
+        /// [`Work::Retire`], [`Work::Verify`] or [`Work::Revoke`].
+        order: Box<Work>,
+    },
     /// Make or renew the lease of a grant whose signature was checked: [`Reply::Staged`].
     Stage {
         /// The request's ID.
@@ -166,6 +173,17 @@ pub enum Work {
 }
 
 impl Work {
+    /// What tells an order of an operator from another one; none for what is not remembered.
+    pub(super) fn order(&self) -> Option<String> {
+        match self {
+            Self::Retire { sha256, force, by } => Some(format!("{by} retire {sha256} {force}")),
+            Self::Verify { sha256: Some(sha256), by } => Some(format!("{by} verify {sha256}")),
+            Self::Verify { sha256: None, by } => Some(format!("{by} verify all")),
+            Self::Revoke { lease, by } => Some(format!("{by} revoke {lease}")),
+            _ => None,
+        }
+    }
+
     /// The object whose leases get their links anew by it.
     pub(super) fn heals(&self) -> Option<Sha256> {
         match self {

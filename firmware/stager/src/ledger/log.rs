@@ -62,7 +62,9 @@ pub enum LogError {
     #[error("the ledger's log has {0} bytes, fewer than one has that was made; put ledger and log of one moment back")]
     Short(u64),
     /// A whole record is not understood.
-    #[error("a record of the ledger's log is not of the form that this version knows")]
+    #[error(
+        "a record of the ledger's log is not of the form that this version knows: update the machine to the version that wrote it"
+    )]
     Form,
     /// An earlier failure left open what is on the disk.
     #[error("the ledger's log has failed before")]

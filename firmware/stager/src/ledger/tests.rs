@@ -1,5 +1,5 @@
 use super::*;
-use crate::rows::{Event, State, UsedGrant, Withdrawn, tests::lease};
+use crate::rows::{DoneOrder, Event, State, UsedGrant, Withdrawn, tests::lease};
 use tobj::AuditEvent;
 
 fn id(n: u8) -> Id {
@@ -387,4 +387,44 @@ fn grants_are_forgotten_after_their_use_by() {
             Ok(())
         })
         .unwrap();
+}
+
+#[test]
+fn orders_are_known_until_there_are_too_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path(), true).unwrap();
+    let order = |n: u128| DoneOrder { request: n.to_be_bytes().into(), order: format!("{n}") };
+    let first = ledger.write(|txn| (0..ORDERS_KEPT).rev().try_for_each(|n| txn.put_order(&order(n))));
+    first.unwrap();
+    let known = |n: u128| ledger.write(|txn| txn.order(n.to_be_bytes().into())).unwrap();
+    assert_eq!((known(0), known(ORDERS_KEPT - 1)), (Some(order(0)), Some(order(ORDERS_KEPT - 1))));
+    for more in 0..2 {
+        ledger.write(|txn| txn.put_order(&order(ORDERS_KEPT + more))).unwrap();
+        assert_eq!((known(ORDERS_KEPT + more), known(ORDERS_KEPT - 1 - more)), (Some(order(ORDERS_KEPT + more)), None));
+    }
+    assert_eq!(known(ORDERS_KEPT - 3), Some(order(ORDERS_KEPT - 3)));
+    let rows = ledger.db.begin_read().unwrap().open_table(GRANTS).unwrap();
+    assert_eq!(u128::from(redb::ReadableTableMetadata::len(&rows).unwrap()), 2 * ORDERS_KEPT);
+}
+
+/// A version from before knows neither the rows nor that they are there.
+#[test]
+fn orders_are_nothing_to_a_version_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(dir.path(), true).unwrap();
+    let order = DoneOrder { request: id(1), order: "revoke".into() };
+    let write = ledger.db.begin_write().unwrap();
+    let ((), changes) = apply(&write, |txn| txn.put_order(&order)).unwrap();
+    let record = changes.unwrap();
+    const GRANTS_IN_LOG: u8 = 8;
+    assert!(changes::read(&record[log::HEADER..]).all(|change| change.unwrap().0 == GRANTS_IN_LOG));
+    write.abort().unwrap();
+    ledger.write(|txn| txn.put_order(&order)).unwrap();
+    // It forgets grants by their time, and looks for one by time and id.
+    const LATEST: u64 = 253_402_300_799; // the last second that a token can name
+    assert_eq!(ledger.write(|txn| txn.forget_grants(LATEST, 9)).unwrap(), 0);
+    assert_eq!(ledger.write(|txn| txn.grant(LATEST, id(1))).unwrap(), None);
+    drop(ledger);
+    let ledger = open(dir.path(), false).unwrap();
+    assert_eq!(ledger.write(|txn| txn.order(id(1))).unwrap(), Some(order));
 }

@@ -2,10 +2,10 @@
 
 use super::changes::{self, Changes, Logged};
 use super::{
-    DUE, GRANTS, HOLDERS, LEASES, META, Number, OBJECTS, OUTBOX, PATHS, Result, TRANSFERS, UPLOADS, WITHDRAWN, key,
-    parse, path_key, render, unkey,
+    DUE, GRANTS, HOLDERS, LEASES, META, Number, OBJECTS, ORDER_NUMBERS, ORDERS, ORDERS_KEPT, OUTBOX, PATHS, Result,
+    TRANSFERS, UPLOADS, WITHDRAWN, key, parse, path_key, render, unkey,
 };
-use crate::rows::{Event, Lease, Object, State, Transfer, Upload, UsedGrant, Withdrawn};
+use crate::rows::{DoneOrder, Event, Lease, Object, State, Transfer, Upload, UsedGrant, Withdrawn};
 use redb::ReadableTable;
 use tobj::{Id, Sha256};
 
@@ -275,6 +275,33 @@ impl<'t> Txn<'t> {
             self.grants.remove(*grant)?;
         }
         Ok(old.len())
+    }
+
+    /// The order that was done at this request.
+    pub fn order(&self, request: Id) -> Result<Option<DoneOrder>> {
+        self.grants.get((ORDERS, key(request)))?.map(|row| parse("grants", row.value())).transpose()
+    }
+
+    /// Remembers an order that is done with this transaction, and forgets the oldest where there are too many.
+    pub fn put_order(&mut self, order: &DoneOrder) -> Result<()> {
+        let row = render("grants", order)?;
+        let (next, oldest) = self.order_numbers()?;
+        if let Some((number, request)) = oldest.filter(|(number, _)| next - number >= ORDERS_KEPT) {
+            self.grants.remove((ORDER_NUMBERS, number))?;
+            self.grants.remove((ORDERS, key(request)))?;
+        }
+        self.grants.insert((ORDER_NUMBERS, next), &*row)?;
+        self.grants.insert((ORDERS, key(order.request)), &*row)?;
+        Ok(())
+    }
+
+    /// The number of the next order; that of the oldest, and its request.
+    fn order_numbers(&self) -> Result<(u128, Option<(u128, Id)>)> {
+        let all = || self.grants.range((ORDER_NUMBERS, 0)..=(ORDER_NUMBERS, u128::MAX));
+        let next = all()?.next_back().transpose()?.map_or(0, |(last, _)| last.value().1 + 1);
+        let Some((first, row)) = all()?.next().transpose()? else { return Ok((next, None)) };
+        let order: DoneOrder = parse("grants", row.value())?;
+        Ok((next, Some((first.value().1, order.request))))
     }
 
     /// Records a transfer that begins; its number is a new one.

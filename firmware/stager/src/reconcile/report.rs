@@ -1,7 +1,7 @@
 //! What start-up found and repaired.
 
 use std::fmt;
-use tobj::Sha256;
+use tobj::{Id, Sha256};
 
 macro_rules! report {
     ($($(#[$meta:meta])* $field:ident: $words:literal,)*) => {
@@ -11,6 +11,8 @@ macro_rules! report {
             $($(#[$meta])* pub $field: usize,)*
             /// Objects without a file.
             pub missing: Vec<Sha256>,
+            /// Leases whose link cannot be made although their object is not among these.
+            pub unlinked: Vec<Id>,
             /// Leases that were looked at.
             pub leases: usize,
             /// How long all of it took (milliseconds).
