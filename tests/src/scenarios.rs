@@ -27,6 +27,30 @@ fn fetch(site: &Desk, ftp: Ftp, user: &str, password: &str, path: &str, to: &Pat
     download(site.access(), ftp, user, password, path, to).unwrap_or_else(|error| panic!("{path}: {error:#}"));
 }
 
+/// The log of each machine, as its operator reads it: what its daemons, systemd and the kernel say, page by page.
+pub fn the_log_is_read(site: &Desk) {
+    let entries = |args: &[&str]| {
+        let log = site.operate_json(&[&["log"], args].concat());
+        log["entries"].as_array().unwrap_or_else(|| panic!("{log}")).clone()
+    };
+    let says = |entry: &Value, text: &str| entry["text"].as_str().expect("a text").contains(text);
+    for role in Role::ALL {
+        let machine = &*site.access().machine(role).name;
+        let of_admind = entries(&[machine, "--unit", "admind", "--since", "2020-01-01"]);
+        assert!(of_admind.iter().all(|entry| entry["unit"] == "admind.service"), "{machine}: {of_admind:?}");
+        assert!(of_admind.iter().any(|entry| says(entry, "admind serves")), "{machine}: {of_admind:?}");
+    }
+    // The start of the kernel alone is more than a page.
+    let machine = &*site.access().machine(Role::Web).name;
+    let newest = entries(&[machine, "--lines", "300"]);
+    assert!((201..=300).contains(&newest.len()), "{} entries", newest.len());
+    let of_kernel = entries(&[machine, "--unit", "kernel", "--since", "2020-01-01"]);
+    assert!(of_kernel.iter().any(|entry| says(entry, "Linux version ")), "{:?}", of_kernel.first());
+    let error = site.access().operate(&["log", machine, "--unit", "nonesuch"], "").err();
+    let told = error.map(|error| format!("{error:#}")).expect("there is no such unit");
+    assert!(told.contains("nonesuch") && told.contains("commlinkd"), "{told}");
+}
+
 /// The login is refused.
 pub fn no_login(site: &Desk, user: &str, password: &str, path: &str) {
     let error = download(site.access(), Ftp::Clear, user, password, path, &site.path("refused")).err();
@@ -82,7 +106,18 @@ pub fn a_file_is_delivered(site: &Desk) -> Value {
     let page = browser.choose(product, "2026.1").unwrap_or_else(|error| panic!("{error:#}"));
     let dir = site.path("customer");
     fs::create_dir(&dir).expect("a directory of the test's");
-    fs::copy(site.access().ca(), dir.join("ca.pem")).expect("the authority's certificate");
+    let ca = dir.join("ca.pem");
+    match page.attribute("ca-link", "href") {
+        Some(path) => {
+            let url = format!("{}{path}", site.access().portal_url());
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--show-error", "--fail", "--cacert"]).arg(site.access().ca()).arg("--output");
+            assert!(curl.arg(&ca).arg(url).status().expect("curl").success(), "the page's link to the certificate");
+            assert_eq!(fs::read(&ca).expect("it came"), fs::read(site.access().ca()).expect("the authority's"));
+        }
+        // Of roles on one host the portal has none to give.
+        None => drop(fs::copy(site.access().ca(), &ca).expect("the authority's certificate")),
+    }
     for id in ["curl", "sha256sum"] {
         let command = page.text(id).unwrap_or_else(|| panic!("no {id} on the page"));
         let output = Command::new("sh").arg("-ec").arg(command).current_dir(&dir).output().expect("a shell");

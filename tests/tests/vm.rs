@@ -88,6 +88,7 @@ fn vm_the_whole_path_and_each_refusal() {
         scenarios::malformed_packets(&desk, role);
     }
     desk.operate(&["status"]);
+    scenarios::the_log_is_read(&desk);
 
     for (other, nic, file) in segments {
         booted.vms.vm(Role::Web).end_capture(&nic).unwrap();

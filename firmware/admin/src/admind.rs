@@ -10,13 +10,14 @@
 //! | `admind health` | `ffs-health.service` | waits until this start is a good one ([`health`]) |
 //! | `admind console` | `ffs-console.service` | shows on screen and serial line how the machine is ([`crate::console`]) |
 //! | `admind bless` | `systemd-bless-boot.service` | marks the running entry as good ([`health`]) |
-//! | `admind serve --config FILE` | `admind.service` | answers commlinkd: status, storage, updates, certificates |
+//! | `admind serve --config FILE` | `admind.service` | answers commlinkd: status, storage, updates, certificates, the log |
 //!
 //! `console` and `serve` go on; the others end with 0, or with 1 and a message that says what to do.
 
 mod boot;
 mod checks;
 mod health;
+mod log;
 mod report;
 mod service;
 mod storage;

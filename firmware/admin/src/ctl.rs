@@ -10,6 +10,7 @@ mod flash;
 mod keys;
 mod leases;
 mod link;
+mod log;
 mod objects;
 mod progress;
 mod show;
@@ -100,6 +101,7 @@ async fn run(args: Args) -> Result<(), CtlError> {
         Command::Reboot { machine } => update::reboot(&open()?, &machine).await,
         Command::FactoryReset { machine, confirm } => update::factory_reset(&open()?, &machine, &confirm).await,
         Command::Audit { command } => status::audit(&open()?, command, json).await,
+        Command::Log(command) => log::run(&open()?, command, json).await,
         Command::Status => status::status(&open()?, json).await,
     }
 }

@@ -13,6 +13,7 @@ pub mod ctl;
 mod durable;
 pub mod flash;
 pub mod gpt;
+mod journal;
 mod questions;
 pub mod setup;
 pub mod state;

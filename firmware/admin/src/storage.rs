@@ -2,8 +2,8 @@
 //!
 //! `admind storage` runs before the daemons that keep data and does what [`plan::plan`] says of what it finds ([`inventory`]):
 //! it assembles this machine's array, by the identifier that [`record`] keeps on the state partition, degraded if members stay away
-//! for [`APPEARS`]; it makes one where there never was one and at least two disks are blank; or it refuses, with what an operator can
-//! do. An operator's order ([`record::Order`]) comes the same way: admind writes it and starts the unit, because what a daemon mounts
+//! for [`APPEARS`]; it makes one where there never was one and at least two disks are blank, once all are there as far as that can be
+//! known ([`awaited`]); or it refuses, with what an operator can do. An operator's order ([`record::Order`]) comes the same way: admind writes it and starts the unit, because what a daemon mounts
 //! in its sandbox nobody else would see.
 //!
 //! Durable steps of making an array: record "creating" with its identifier → array → file system → record "ready". A run that was cut
@@ -11,6 +11,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod array;
+pub(crate) mod awaited;
 pub(crate) mod cache;
 pub(crate) mod change;
 pub(crate) mod events;
@@ -31,8 +32,6 @@ use std::time::Duration;
 
 /// How long missing members may take to appear before the array starts without them.
 pub const APPEARS: Duration = Duration::from_secs(20);
-/// How long no new disk may have appeared before an array is made of those that are there.
-pub const QUIET: Duration = Duration::from_secs(3);
 
 /// Why there is no storage.
 #[derive(Debug, thiserror::Error)]

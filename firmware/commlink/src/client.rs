@@ -468,7 +468,9 @@ pub(crate) fn answer_within(request: RequestTag) -> Duration {
         | Tag::StorageAdd
         | Tag::StorageReplace
         // The machine asks another one, twice.
-        | Tag::KeysRotate => LONG_ANSWER,
+        | Tag::KeysRotate
+        // Entries that few others are among are looked for in all of the log.
+        | Tag::LogList => LONG_ANSWER,
         _ => ANSWER,
     }
 }

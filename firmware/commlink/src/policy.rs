@@ -40,8 +40,15 @@ const COMMLINK: &[RequestTag] =
     &[Tag::Probe, Tag::BagRenew, Tag::BagRetire, Tag::BagAdd, Tag::BagRevoke, Tag::KeysRotate];
 
 /// What admind of every machine answers operators.
-const UPDATES: &[RequestTag] =
-    &[Tag::UpdatePush, Tag::UpdateStatus, Tag::UpdateConfirm, Tag::UpdateRollback, Tag::Reboot, Tag::FactoryReset];
+const MACHINE: &[RequestTag] = &[
+    Tag::UpdatePush,
+    Tag::UpdateStatus,
+    Tag::UpdateConfirm,
+    Tag::UpdateRollback,
+    Tag::Reboot,
+    Tag::FactoryReset,
+    Tag::LogList,
+];
 
 /// What admind of a machine with data disks answers operators.
 const STORAGE: &[RequestTag] = &[
@@ -90,9 +97,9 @@ pub const TABLE: &[Row] = &[
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Download, requests: COMMLINK },
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Web, requests: COMMLINK },
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Database, requests: COMMLINK },
-    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Download, requests: UPDATES },
-    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Web, requests: UPDATES },
-    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Database, requests: UPDATES },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Download, requests: MACHINE },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Web, requests: MACHINE },
+    Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Database, requests: MACHINE },
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Download, requests: STORAGE },
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Database, requests: STORAGE },
     Row { kind: LinkKind::Operator, opener: Operator, asked: Role::Download, requests: CERTIFICATES },
@@ -166,7 +173,7 @@ pub fn takes_literal(request: RequestTag) -> bool {
 
 /// Whether this request is about the machine, not about what its role does: admind answers it.
 pub fn for_admind(request: RequestTag) -> bool {
-    UPDATES.contains(&request) || STORAGE.contains(&request) || CERTIFICATES.contains(&request)
+    MACHINE.contains(&request) || STORAGE.contains(&request) || CERTIFICATES.contains(&request)
 }
 
 /// Whether this request is answered only once something happens: a shutdown need not wait for that.
@@ -220,9 +227,8 @@ mod tests {
             | Tag::UpdateConfirm
             | Tag::UpdateRollback
             | Tag::Reboot
-            | Tag::FactoryReset => {
-                &["operator operator web", "operator operator download", "operator operator database"]
-            }
+            | Tag::FactoryReset
+            | Tag::LogList => &["operator operator web", "operator operator download", "operator operator database"],
             Tag::Login | Tag::Logout | Tag::Catalogue | Tag::Grant => {
                 &["web-database web database", "download-database download database"]
             }

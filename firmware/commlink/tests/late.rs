@@ -71,6 +71,7 @@ async fn an_answer_has_its_time_and_no_more() {
         (Request::StorageAdd { disk: disk() }, LONG_ANSWER),
         (Request::StorageReplace { old: disk(), new: disk() }, LONG_ANSWER),
         (Request::KeysRotate { peer: Name::new("database").unwrap() }, LONG_ANSWER),
+        (Request::LogList { after: None, unit: None, priority: None, since: None, lines: None }, LONG_ANSWER),
     ] {
         let (outcome, _) = ask(&site, request.clone(), limit - second).await;
         assert!(matches!(outcome, Ok(Reply::Done {})), "{request:?}: {outcome:?}");

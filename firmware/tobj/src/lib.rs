@@ -26,11 +26,12 @@
 //!
 //! All of them, with their fields, are in [`spec`]. Each [`Request`] is answered by one [`Reply`] with the same ID: the one that its documentation names, or [`Reply::Fault`].
 //! Whoever changes something for a request keeps its ID with the effect, so that a retry gets the first answer.
-//! Lists are answered in pages of at most [`PAGE`] entries; `OFFSET` says from where, `MORE` whether there is a next page.
+//! Lists are answered in pages of at most [`PAGE`] entries; `OFFSET` or `AFTER` says from where, `MORE` whether there is a next page.
 
 mod element;
 mod message;
 mod records;
+mod replies;
 #[cfg(test)]
 mod sample;
 pub mod spec;
@@ -45,8 +46,9 @@ pub mod fuzz;
 
 pub use message::{Body, Message};
 pub use records::*;
-pub use transactions::{Fault, Reply, ReplyTag, Request, RequestTag};
-pub use values::{FileName, Id, Name, Secret, Sha256, Text, Timestamp};
+pub use replies::{Fault, Reply, ReplyTag};
+pub use transactions::{Request, RequestTag};
+pub use values::{Cursor, FileName, Id, Name, Secret, Sha256, Text, Timestamp};
 
 /// Most entries in one page of a list.
 pub const PAGE: usize = 200;

@@ -1,8 +1,9 @@
 //! A Tobj with its typed body, and how fields become elements.
 
 use crate::element::Element;
-use crate::transactions::{Fault, Reply, Request};
-use crate::values::{FileName, Id, Name, Secret, Sha256, Text, Timestamp, number};
+use crate::replies::{Fault, Reply};
+use crate::transactions::Request;
+use crate::values::{Cursor, FileName, Id, Name, Secret, Sha256, Text, Timestamp, number};
 use crate::{Invalid, values};
 
 /// What a Tobj says.
@@ -173,6 +174,7 @@ text_item! {
     Text: |v| v.to_string(), Text::new;
     Name: |v| v.to_string(), Name::new;
     FileName: |v| v.to_string(), FileName::new;
+    Cursor: |v| v.to_string(), Cursor::new;
     Secret: |v| v.expose().to_owned(), Secret::new;
     Id: |v| v.to_string(), |s| s.parse();
     Sha256: |v| v.to_string(), |s| s.parse();

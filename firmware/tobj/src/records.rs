@@ -55,6 +55,26 @@ word! {
         "1.3" Tls13,
     }
 
+    /// How urgent an entry of a log is; the most urgent first, as in syslog(3).
+    Priority {
+        /// The machine is of no use.
+        "EMERG" Emergency,
+        /// Somebody must do something at once.
+        "ALERT" Alert,
+        /// A part of it does not work at all.
+        "CRIT" Critical,
+        /// An error.
+        "ERR" Error,
+        /// What may become one.
+        "WARNING" Warning,
+        /// In order, but worth knowing.
+        "NOTICE" Notice,
+        /// What goes on.
+        "INFO" Info,
+        /// For whoever looks for a fault in the program.
+        "DEBUG" Debug,
+    }
+
     /// What an audit record tells.
     AuditEvent {
         /// A login that was accepted.
@@ -129,6 +149,18 @@ record! {
         "NEXT" next: bool,
         /// Whether it has proven itself, in words.
         "STATE" state: Text,
+    }
+
+    /// An entry of a machine's log.
+    LogEntry {
+        /// When, by the machine's clock, in microseconds since 1970-01-01 UTC.
+        "AT" at: u64,
+        /// The unit of systemd that wrote it, or of which systemd did; `kernel` for the kernel.
+        "UNIT" unit: Text,
+        /// How urgent it is.
+        "PRIORITY" priority: Priority,
+        /// What it says: without control characters, cut where it is longer than a text.
+        "TEXT" text: Text,
     }
 
     /// An object that a customer may have.

@@ -1,7 +1,7 @@
 //! One value of each type, and what the documentation says of it: what the golden vectors and the text of
 //! [`spec`](crate::spec) are made of, so that neither can forget a transaction.
 
-use crate::values::{FileName, Id, Name, Secret, Sha256, Text, Timestamp};
+use crate::values::{Cursor, FileName, Id, Name, Secret, Sha256, Text, Timestamp};
 use crate::{Body, Message, ReplyTag, RequestTag};
 
 /// A type of Tobj, or a record, with its documentation.
@@ -44,6 +44,7 @@ samples! {
     Text: Text::new("Grüße & <Küsse>").unwrap();
     Name: Name::new("alice").unwrap();
     FileName: FileName::new("ein Bild \"1\".iso").unwrap();
+    Cursor: Cursor::new("s=5a;i=1f;t=62a5").unwrap();
     Secret: Secret::new("correct horse 'battery' staple").unwrap();
     Id: Id::from([0x5a; 16]);
     Sha256: Sha256::from([0xa5; 32]);

@@ -4,7 +4,9 @@
 mod tests {
     use crate::records::RECORDS;
     use crate::sample::{Described, messages};
-    use crate::{AuditEvent, BagKind, Fault, LeaseKind, LeaseState, ObjectState, ReplyTag, RequestTag, TlsVersion};
+    use crate::{
+        AuditEvent, BagKind, Fault, LeaseKind, LeaseState, ObjectState, Priority, ReplyTag, RequestTag, TlsVersion,
+    };
     use std::fmt::Write;
     use std::path::Path;
 
@@ -37,7 +39,7 @@ mod tests {
             "bool" => "flag".to_owned(),
             "FileName" => "file name".to_owned(),
             "Sha256" => "SHA-256".to_owned(),
-            "Text" | "Name" | "Secret" | "Id" | "Timestamp" => inner.to_lowercase(),
+            "Text" | "Name" | "Cursor" | "Secret" | "Id" | "Timestamp" => inner.to_lowercase(),
             // A record or a word, which has a heading of its own.
             other => format!("[{other}](#{})", other.to_lowercase()),
         };
@@ -83,6 +85,7 @@ mod tests {
             ("ObjectState", ObjectState::ALL.iter().map(|w| w.as_str()).collect()),
             ("TlsVersion", TlsVersion::ALL.iter().map(|w| w.as_str()).collect()),
             ("AuditEvent", AuditEvent::ALL.iter().map(|w| w.as_str()).collect()),
+            ("Priority", Priority::ALL.iter().map(|w| w.as_str()).collect()),
             ("BagKind", BagKind::ALL.iter().map(|w| w.as_str()).collect()),
         ] {
             writeln!(out, "## {name}\n\n{}\n", join(words)).unwrap();

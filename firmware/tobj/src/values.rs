@@ -156,6 +156,33 @@ impl FileName {
     ];
 }
 
+/// A place in a list, as whoever keeps the list names it: 1 to [`Cursor::MAX`] of `A-Z a-z 0-9 = ; . _ -`, not starting with `-`.
+///
+/// It says nothing to others, who only give it back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Cursor(String);
+string_value!(Cursor);
+
+impl Cursor {
+    /// Longest cursor in bytes.
+    pub const MAX: usize = 256;
+
+    /// # Errors
+    /// [`Invalid::Value`] with the rule that was broken.
+    pub fn new(s: &str) -> Result<Self, Invalid> {
+        if s.is_empty() || s.len() > Self::MAX {
+            return Err(bad("cursor", "must have 1 to 256 characters"));
+        }
+        if s.starts_with('-') {
+            return Err(bad("cursor", "must not start with a dash"));
+        }
+        if !s.chars().all(|c| c.is_ascii_alphanumeric() || "=;._-".contains(c)) {
+            return Err(bad("cursor", "may hold only A-Z a-z 0-9 = ; . _ -"));
+        }
+        Ok(Self(s.to_owned()))
+    }
+}
+
 /// A password, token or other secret: at most [`Secret::MAX`] bytes without control characters; never shown, zeroed after use.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Secret(String);
@@ -319,6 +346,18 @@ mod tests {
         assert!(Secret::new(&"x".repeat(4096)).is_ok() && Secret::new(&"x".repeat(4097)).is_err());
         assert_eq!(Text::lossy(&"ä".repeat(3000)).as_str().len(), 4096);
         assert_eq!(Text::lossy("a\nb").as_str(), "a b");
+    }
+
+    #[test]
+    fn cursors_at_their_edges() {
+        let journald =
+            "s=ef2f2ea6ea0e4ecc94feeb11ae4fb4f0;i=84b;b=1b1d5b5ac3c84cb1b5d1ad9a3e0e7e11;m=5f4b0c;t=62a5e1c0d3f10;x=c8";
+        for good in ["a", journald, "A.b_c-9", &"x".repeat(256)] {
+            assert_eq!(Cursor::new(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "-s=1", "--flush", "s=1 i=2", "s=1\n", "s=1\0", "../x", "s='1'", "ä", &"x".repeat(257)] {
+            assert!(Cursor::new(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -17,12 +17,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 use tobj::{Check, Name, Text};
 
 /// Where the kernel shows its watchdogs.
 const WATCHDOGS: &str = "/sys/class/watchdog";
-/// Is there once timesyncd has heard of a server.
+/// Is there once timesyncd has heard of a server, and as old as the last answer that it went by.
 const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
+/// A server that has not answered for so long is told of. timesyncd asks every 34 minutes at least, and may pass one answer over.
+const SILENT: Duration = Duration::from_secs(2 * 3600);
 /// The kernel's account of its memory.
 const MEMINFO: &str = "/proc/meminfo";
 /// The mounts of the system; those of this daemon are its own.
@@ -44,7 +47,7 @@ pub(super) fn all(config: &Config, disks: Option<&BTreeMap<String, Health>>) -> 
         check("storage", healthy, &detail)
     });
     let watchdog = check_of("watchdog", self::watchdog(Path::new(WATCHDOGS)));
-    let time = check_of("time", (true, time(Path::new(SYNCHRONISED).exists())));
+    let time = check_of("time", (true, time(Path::new(SYNCHRONISED), SystemTime::now())));
     let mounts = check_of("mounts", mounts(fs::read_to_string(MOUNTS)));
     let boot = boot::words().and_then(|words| check("boot", true, words));
     let certificate = config.tls.as_ref().and_then(|tls| check_of("certificate-end", tls::end(tls, &config.name)));
@@ -113,13 +116,18 @@ fn watchdog(class: &Path) -> (bool, String) {
 }
 
 /// Where the time comes from. A server that does not answer is no fault of this machine's.
-fn time(synchronised: bool) -> String {
-    if synchronised {
-        "by the servers of the plan"
-    } else {
-        "by the machine's own clock: no server of the plan has answered"
+fn time(synchronised: &Path, now: SystemTime) -> String {
+    let Ok(answered) = fs::metadata(synchronised).and_then(|file| file.modified()) else {
+        return "by the machine's own clock: no server of the plan has answered".to_owned();
+    };
+    // One that lies ahead was before the clock was put back.
+    match now.duration_since(answered).unwrap_or_default() {
+        since if since >= SILENT => {
+            let hours = since.as_secs() / 3600;
+            format!("by the machine's own clock: no server of the plan has answered for {hours} hours")
+        }
+        _ => "by the servers of the plan".to_owned(),
     }
-    .to_owned()
 }
 
 /// Units of systemd that failed.
@@ -227,6 +235,23 @@ mod tests {
         assert!(!healthy && words.contains("a machine needs 1024 MiB"), "{words}");
         assert_eq!(parse_memory("MemTotal: 1 kB\n"), None);
         assert_eq!(parse_memory("MemTotal: x kB\nMemAvailable: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn the_time_is_by_the_servers_while_they_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("synchronized");
+        let now = SystemTime::now();
+        assert!(time(&file, now).ends_with("no server of the plan has answered"));
+        fs::write(&file, "").unwrap();
+        let after = |hours: u64| {
+            let answered = now - Duration::from_secs(hours * 3600);
+            fs::File::options().write(true).open(&file).unwrap().set_modified(answered).unwrap();
+            time(&file, now)
+        };
+        assert_eq!(after(1), "by the servers of the plan");
+        assert_eq!(time(&file, now - Duration::from_secs(9 * 3600)), "by the servers of the plan", "it was put back");
+        assert!(after(2).ends_with("has answered for 2 hours") && after(900).ends_with("for 900 hours"));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The health gate: whether this start of the machine is a good one (`admind health`, before `boot-complete.target`).
 //!
 //! It looks at nothing outside of the machine: a cable that is out or a peer that is down is no reason to give a version up. What it
-//! wants: firewall, network and the role's daemons run; customers are greeted (ftp banner, TLS of the portal; on a database machine an open commlink port)
-//! on loopback; and the array runs, degraded or not, if the machine ever had one.
+//! wants: firewall, network and the role's daemons run; customers are greeted (ftp banner, TLS of the portal; on a database machine a
+//! commlink port that turns a stranger away) on loopback; and the array runs, degraded or not, if the machine ever had one. A version on
+//! trial also has to find each network interface that the plan names: a kernel or a udev that calls one otherwise cuts the machine off.
 //!
 //! Where that does not come within [`LIMIT`], not counting the time in which the disks or a daemon start for the first time (which has a
 //! limit of its own: a file system or a ledger may have a log to recover), and the running entry is still on trial, the reason is
@@ -16,14 +17,14 @@ use crate::storage::keeps_data;
 use crate::tools;
 use crate::update::esp::{AT, EspError, Mounted};
 use crate::update::record::{RECORD, Record};
-use keys::site::{Machine, Plan, Role};
+use keys::site::{Interface, Machine, Plan, Role};
 use rustls::pki_types::ServerName;
 use std::error::Error;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long a start may take to be good, where the image says nothing else.
@@ -38,6 +39,10 @@ const LOOK: Duration = Duration::from_millis(250);
 const NETWORK: [&str; 2] = ["ffs-firewall.service", "systemd-networkd.service"];
 /// How long one look at a port may take.
 const PORT: Duration = Duration::from_secs(5);
+/// How long commlinkd may take to turn away whom it does not know. At once as a rule; a machine that starts is busy.
+const STRANGER: Duration = Duration::from_secs(90);
+/// Where the kernel shows network interfaces.
+const INTERFACES: &str = "/sys/class/net";
 
 type Failed = Box<dyn Error>;
 
@@ -121,9 +126,38 @@ fn look(machine: &Machine) -> Result<(), Failed> {
         Role::Download if data == Data::None => {}
         Role::Download => banner(at(machine.ftp))?,
         Role::Web => handshake(at(machine.https))?,
-        Role::Database => drop(connect(at(machine.ports.0))?),
+        Role::Database => turned_away(at(machine.ports.0), STRANGER)?,
     }
-    Ok(())
+    match absent(machine, Path::new(INTERFACES)) {
+        Some(interface) if has_to_prove_itself() => {
+            Err(format!("there is no network interface {interface}, which the plan names").into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The first network interface of the plan that the kernel does not show. Whether a cable is in does not matter.
+fn absent<'a>(machine: &'a Machine, class: &Path) -> Option<&'a Interface> {
+    const ETHERNET: &str = "1";
+    let read = |dir: &Path, file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default().trim().to_owned();
+    let all = fs::read_dir(class).into_iter().flatten().flatten();
+    let all = all.filter(|entry| read(&entry.path(), "type") == ETHERNET);
+    let all: Vec<(String, String)> =
+        all.map(|e| (e.file_name().to_string_lossy().into_owned(), read(&e.path(), "address"))).collect();
+    let is = |wanted: &Interface, (name, address): &(String, String)| match wanted {
+        Interface::Mac(_) => wanted.to_string().eq_ignore_ascii_case(address),
+        Interface::Name(wanted) => match wanted.strip_suffix('*') {
+            Some(stem) => name.starts_with(stem),
+            None => name == wanted,
+        },
+    };
+    machine.networks.iter().map(|n| &n.interface).find(|wanted| !all.iter().any(|there| is(wanted, there)))
+}
+
+/// Whether this version is on trial, as far as that is known; looked at once, for that does not change before the gate has passed.
+fn has_to_prove_itself() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| on_trial().unwrap_or(false))
 }
 
 /// What must run. What works with data cannot where the machine never had an array.
@@ -183,6 +217,21 @@ fn banner(at: SocketAddr) -> Result<(), Failed> {
     let mut code = [0; 3];
     connect(at)?.read_exact(&mut code).map_err(|e| format!("no ftp banner: {e}"))?;
     if &code == b"220" { Ok(()) } else { Err("ftp refuses".into()) }
+}
+
+/// commlinkd takes connections and reads greetings: one of a link that no machine has is closed without a word. The kernel alone would
+/// open the connection as well.
+fn turned_away(at: SocketAddr, within: Duration) -> Result<(), Failed> {
+    let mut stream = connect(at)?;
+    stream.set_read_timeout(Some(within))?;
+    // Names of links have a dash.
+    stream.write_all(b"FFS/2 nobody 1\r\n")?;
+    match stream.read(&mut [0]) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err("commlinkd answers a stranger".into()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+        Err(error) => Err(format!("commlinkd does not answer: {error}").into()),
+    }
 }
 
 /// TLS is spoken. Whose certificate it is does not matter here, so to find it untrusted is as good as the end of the handshake.
@@ -325,6 +374,61 @@ mod tests {
         assert!(banner(serve(b"")).is_err());
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert!(banner(closed).unwrap_err().to_string().contains("refused"));
+    }
+
+    #[test]
+    fn a_port_behind_which_nobody_is_awake_is_no_greeting() {
+        let deadline = Duration::from_secs(60);
+        // As commlinkd does; one that answers; one whose program hangs; one that is closed.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut line = [0; 64];
+            let n = stream.read(&mut line).unwrap();
+            line[..n].to_vec()
+        });
+        assert!(turned_away(at, deadline).is_ok());
+        assert_eq!(server.join().unwrap(), b"FFS/2 nobody 1\r\n");
+        assert!(turned_away(serve(b"FFS/2 50001 1\r\n"), deadline).unwrap_err().to_string().contains("stranger"));
+        let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+        let refused = turned_away(hangs.local_addr().unwrap(), Duration::from_millis(1)).unwrap_err().to_string();
+        assert!(refused.contains("does not answer"), "{refused}");
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert!(turned_away(closed, deadline).is_err());
+    }
+
+    #[test]
+    fn interfaces_of_the_plan() {
+        let class = tempfile::tempdir().unwrap();
+        let shown = [
+            ("lo", "772", "00:00:00:00:00:00"),
+            ("enp1s0", "1", "52:54:00:12:34:5a"),
+            ("eth7", "1", "52:54:00:00:00:07"),
+        ];
+        for (name, kind, address) in shown {
+            let dir = class.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join("type"), format!("{kind}\n")).unwrap();
+            fs::write(dir.join("address"), format!("{address}\n")).unwrap();
+        }
+        let missing = |interfaces: &[&str]| {
+            let network = |name: &&str| keys::site::Network {
+                interface: name.parse().unwrap(),
+                role: keys::site::NetworkRole::Lan,
+                address: keys::site::Address::Dhcp,
+                gateway: None,
+            };
+            let networks = interfaces.iter().map(network).collect();
+            let machine = Machine { networks, ..Machine::new(Role::Web, "10.1.0.1") };
+            absent(&machine, class.path()).map(Interface::to_string)
+        };
+        assert_eq!(missing(&[]), None);
+        assert_eq!(missing(&["52:54:00:12:34:5A", "enp1s0", "enp*", "*"]), None);
+        assert_eq!(missing(&["enp1s0", "enp1s"]).as_deref(), Some("enp1s"), "another that begins so");
+        assert_eq!(missing(&["eth7", "enp1s0np0"]).as_deref(), Some("enp1s0np0"), "it was called so before");
+        assert_eq!(missing(&["52:54:00:12:34:5b"]).as_deref(), Some("52:54:00:12:34:5b"));
+        assert_eq!(missing(&["lo"]).as_deref(), Some("lo"), "nobody comes by that");
     }
 
     #[test]

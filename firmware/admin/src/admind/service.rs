@@ -1,7 +1,8 @@
 //! Answering commlinkd.
 
+use super::log::Query;
 use super::storage::Watch;
-use super::{Config, checks, report, storage, tls, update};
+use super::{Config, checks, log, report, storage, tls, update};
 use crate::certificate::Pair;
 use crate::state::{mount, reset};
 use crate::storage::change::Change;
@@ -37,7 +38,8 @@ pub(super) async fn run(path: PathBuf, shutdown: Shutdown) -> Result<(), Box<dyn
     }
     let config = Arc::new(config);
     tokio::spawn(report::publish(config.clone(), kept));
-    let service = Admind { name, role: config.role, config, changing: Mutex::new(()), disks };
+    let (changing, logs) = (Mutex::new(()), log::Logs::default());
+    let service = Admind { name, role: config.role, config, changing, disks, logs };
     daemon::notify::ready();
     tracing::info!(name = %service.name, "admind serves");
     Ok(ipc::serve(listener, peers, Arc::new(service), shutdown).await?)
@@ -53,7 +55,9 @@ pub(super) fn unavailable(error: impl Error + 'static) -> Refused {
 }
 
 /// Runs what waits for disks or programs beside the runtime.
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refused> + Send + 'static) -> Result<T, Refused> {
+pub(super) async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
+) -> Result<T, Refused> {
     tokio::task::spawn_blocking(work).await.map_err(unavailable)?
 }
 
@@ -65,6 +69,8 @@ struct Admind {
     changing: Mutex<()>,
     /// What is known of the data disks.
     disks: Watch,
+    /// Who reads the log.
+    logs: log::Logs,
 }
 
 impl Service for Admind {
@@ -165,6 +171,10 @@ impl Admind {
             Request::FactoryReset { machine } => {
                 let _one = self.change()?;
                 self.factory_reset(from, id, machine)
+            }
+            Request::LogList { after, unit, priority, since, lines } => {
+                let (after, unit) = (after.clone(), unit.clone());
+                self.logs.list(Query { after, unit, priority: *priority, since: *since, lines: *lines }).await
             }
             _ => Err(Refused(Fault::Denied, format!("{} is not for this machine", request.tag()))),
         }

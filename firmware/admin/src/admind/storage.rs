@@ -36,6 +36,8 @@ const ALL: &str = "ffs.target";
 const GATE: [&str; 2] = ["ffs-health.service", "boot-complete.target"];
 /// How often is looked how the array is.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long after the start a member may still come by itself.
+const LATE: Duration = Duration::from_secs(300);
 /// How often disks are asked how they are.
 const ASK: Duration = Duration::from_secs(3600);
 /// How long is waited for what they say.
@@ -172,6 +174,7 @@ pub(super) fn known(watch: &Watch) -> Watched {
 pub(super) async fn watch(watch: Watch) {
     let (mut before, mut asked, mut lacked_log) = (None, None::<Instant>, false);
     let mut remembered = record::load::<Current>(Path::new(CURRENT)).ok().flatten();
+    let mut late = Late::new(Instant::now());
     let mut tick = tokio::time::interval(LOOK);
     loop {
         tick.tick().await;
@@ -192,14 +195,42 @@ pub(super) async fn watch(watch: Watch) {
         remembered = remember(now.as_ref(), remembered).await;
         // It is made right in the background, and when that is done there is nobody else to see it.
         let lacks_log = now.as_ref().is_some_and(|array| log::is_wanted(Path::new(block::SYS), array));
-        if lacks_log && !lacked_log {
+        let came = late.came(disks(), now.as_ref().is_some_and(|array| array.missing > 0), Instant::now());
+        if came || lacks_log && !lacked_log {
             let started = tokio::task::spawn_blocking(|| systemctl(&["start", "--no-block", CHANGE])).await;
             if let Ok(Err(Refused(_, why))) = started {
-                tracing::warn!("the array does not get its log: {why}");
+                tracing::warn!("the array gets neither its log nor a member that came late: {why}");
             }
         }
         (before, lacked_log) = (now, lacks_log);
     }
+}
+
+/// Disks that come after the array has started without one: a member among them is taken back as one that was there in time would have
+/// been. One that was there before and is put in again is a matter of operators.
+struct Late {
+    begin: Instant,
+    seen: Option<BTreeSet<String>>,
+}
+
+impl Late {
+    fn new(now: Instant) -> Self {
+        Self { begin: now, seen: None }
+    }
+
+    /// Whether one came, of the disks that are there now.
+    fn came(&mut self, disks: Vec<String>, degraded: bool, now: Instant) -> bool {
+        let seen = self.seen.get_or_insert_with(|| disks.iter().cloned().collect());
+        let before = seen.len();
+        seen.extend(disks);
+        seen.len() > before && degraded && now - self.begin < LATE
+    }
+}
+
+/// The names of the disks that are there.
+fn disks() -> Vec<String> {
+    let blocks = block::all(Path::new(block::SYS)).unwrap_or_default();
+    blocks.into_iter().filter(|b| b.physical && b.size > 0).map(|b| b.name).collect()
 }
 
 /// Remembers which disks are up to date, for a start at which none of them is there; gives what is remembered then.
@@ -222,8 +253,7 @@ async fn remember(array: Option<&Array>, remembered: Option<Current>) -> Option<
 
 /// Asks all disks how they are; of one that does not answer what it said last.
 fn ask(watch: &Watch) -> BTreeMap<String, Health> {
-    let blocks = block::all(Path::new(block::SYS)).unwrap_or_default();
-    let disks: Vec<String> = blocks.into_iter().filter(|b| b.physical && b.size > 0).map(|b| b.name).collect();
+    let disks = disks();
     let Watched { questions, health: last, .. } = known(watch);
     let mut said = questions.ask(&disks, SAID, health::of);
     let health = |disk: String| {
@@ -270,6 +300,7 @@ pub(super) fn show(watch: &Watch) -> Answer {
         let alone = array.as_ref().is_some_and(|array| plan::went_on_alone(&disk, array));
         let state = match disk.content {
             Content::Member(_) if alone => plan::ALONE.to_owned(),
+            Content::Blank if disk.usb => "blank, at USB: used only where it is named".to_owned(),
             Content::Blank => "blank".to_owned(),
             Content::Member(s) => format!("of the array {} ({})", s.array, s.name),
             Content::Other(what) => what,
@@ -330,6 +361,22 @@ mod tests {
         assert_eq!(ordered(2, true), (Ok(()), 2));
         let (refused, starts) = ordered(3, true);
         assert!(refused.unwrap_err().contains("give it again") && starts == 2);
+    }
+
+    #[test]
+    fn members_that_come_late() {
+        let begin = Instant::now();
+        let names = |disks: &[&str]| disks.iter().map(|d| (*d).to_owned()).collect::<Vec<_>>();
+        let mut late = Late::new(begin);
+        let mut came =
+            |disks: &[&str], degraded, at| late.came(names(disks), degraded, begin + Duration::from_secs(at));
+        assert!(!came(&["sda", "sdb"], true, 0), "they were there");
+        assert!(!came(&["sda", "sdb"], true, 5));
+        assert!(came(&["sda", "sdb", "sdc"], true, 10));
+        assert!(!came(&["sda", "sdb", "sdc"], true, 15), "once");
+        assert!(!came(&["sda", "sdb"], true, 20) && !came(&["sda", "sdb", "sdc"], true, 25), "it was pulled");
+        assert!(!came(&["sda", "sdb", "sdc", "sdd"], false, 30), "nothing is missing");
+        assert!(!came(&["sda", "sdb", "sdc", "sdd", "sde"], true, 300), "that is an operator's");
     }
 
     #[test]

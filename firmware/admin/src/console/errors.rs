@@ -1,8 +1,8 @@
 //! The last error of this start, from the journal: of the kernel, of systemd, of any daemon.
 
-use crate::tools;
-use std::io::{self, BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use crate::journal::{self, Journalctl};
+use std::io::{self, Read};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -63,38 +63,18 @@ impl Errors {
 }
 
 fn journal() -> io::Result<Child> {
-    let journalctl = tools::find("journalctl").ok_or(io::ErrorKind::NotFound)?;
     let arguments =
         ["--follow", "--boot", "--priority=err", "--lines=1", "--output=short-iso", "--no-hostname", "--quiet"];
-    Command::new(journalctl)
-        .args(arguments)
-        .env_clear()
-        .env("PATH", "/usr/bin")
-        .env("TZ", "UTC")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
+    Journalctl::find()?.start(&arguments, Stdio::null())
 }
 
 /// Gives each line on, cut to what is of use, until the end; `false` when nobody wants them any more.
 fn pass_on(out: impl Read, take: &mut dyn FnMut(String) -> bool) -> bool {
-    let mut out = BufReader::new(out);
-    loop {
-        let mut line = Vec::new();
-        match out.by_ref().take(LINE).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return true,
-            Ok(_) => {}
-        }
-        if !line.ends_with(b"\n") && out.skip_until(b'\n').is_err() {
-            return true;
-        }
-        let text = String::from_utf8_lossy(&line);
+    journal::lines(out, LINE, &mut |line| {
+        let text = String::from_utf8_lossy(&line.bytes);
         let text = text.trim_end();
-        if !text.is_empty() && !text.starts_with("-- ") && !take(text.to_owned()) {
-            return false;
-        }
-    }
+        text.is_empty() || text.starts_with("-- ") || take(text.to_owned())
+    })
 }
 
 #[cfg(test)]

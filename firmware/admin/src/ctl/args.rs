@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
-use tobj::{FileName, Id, Name, Sha256, Timestamp};
+use tobj::{Cursor, FileName, Id, Name, Priority, Sha256, Timestamp};
 
 /// Make sites, and administer their appliances over the commlink.
 #[derive(Debug, Parser)]
@@ -88,6 +88,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Audit,
     },
+    /// The log of a machine: of its daemons, of systemd, of the kernel.
+    Log(Log),
     /// How all appliances are; exit code 1 when not all is well.
     Status,
 }
@@ -427,6 +429,30 @@ pub(crate) enum Update {
     },
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Log {
+    /// The machine.
+    pub(crate) machine: String,
+    /// Only what is of this daemon or other unit of systemd, or of `kernel`.
+    #[arg(long)]
+    pub(crate) unit: Option<Name>,
+    /// Only what is as urgent or more: emerg, alert, crit, err, warning, notice, info or debug.
+    #[arg(long, value_parser = super::log::parse_priority)]
+    pub(crate) priority: Option<Priority>,
+    /// Only from this day or time on (2027-01-31, 2027-01-31T12:00:00Z).
+    #[arg(long, value_name = "TIME", value_parser = super::show::parse_time)]
+    pub(crate) since: Option<Timestamp>,
+    /// Only what follows this place: the `cursor` that `--json` told.
+    #[arg(long, value_name = "CURSOR", conflicts_with = "since")]
+    pub(crate) after: Option<Cursor>,
+    /// No more entries than so many: the newest, or those that follow the place [default: 100; with --since or --after all].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) lines: Option<u64>,
+    /// Go on with what is written from now on.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) follow: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
     /// The trail that the database keeps.
@@ -443,5 +469,41 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         super::Args::command().debug_assert();
+    }
+
+    fn log(args: &[&str]) -> Result<super::Log, clap::error::ErrorKind> {
+        use clap::Parser;
+        let args = super::Args::try_parse_from(["ffsctl", "log"].iter().chain(args)).map_err(|e| e.kind())?;
+        let super::Command::Log(log) = args.command else { panic!("{args:?}") };
+        Ok(log)
+    }
+
+    #[test]
+    fn what_of_a_log_is_asked_for() {
+        use clap::error::ErrorKind;
+        let plain = log(&["web"]).unwrap();
+        assert_eq!((&*plain.machine, plain.unit, plain.priority, plain.lines), ("web", None, None, None));
+        assert_eq!((plain.since, plain.after, plain.follow), (None, None, false));
+        let args = "web --unit commlinkd --priority err --since 2027-01-31 --lines 5 --follow".split(' ');
+        let all = log(&args.collect::<Vec<_>>()).unwrap();
+        assert_eq!((all.unit.unwrap().as_str(), all.priority), ("commlinkd", Some(tobj::Priority::Error)));
+        assert_eq!((all.since, all.lines, all.follow), (Some(tobj::Timestamp(1_801_353_600)), Some(5), true));
+        let after = log(&["web", "--after", "s=1;i=2", "--json"]).unwrap().after.unwrap();
+        assert_eq!(after.as_str(), "s=1;i=2");
+        for (args, kind) in [
+            (vec![], ErrorKind::MissingRequiredArgument),
+            (vec!["web", "--unit", "--flush"], ErrorKind::UnknownArgument),
+            (vec!["web", "--unit=--flush"], ErrorKind::ValueValidation),
+            (vec!["web", "--unit=a b"], ErrorKind::ValueValidation),
+            (vec!["web", "--after=--flush"], ErrorKind::ValueValidation),
+            (vec!["web", "--priority=loud"], ErrorKind::ValueValidation),
+            (vec!["web", "--since=yesterday"], ErrorKind::ValueValidation),
+            (vec!["web", "--lines=0"], ErrorKind::ValueValidation),
+            (vec!["web", "--lines=-1"], ErrorKind::ValueValidation),
+            (vec!["web", "--after=s=1", "--since=2027-01-31"], ErrorKind::ArgumentConflict),
+            (vec!["web", "--follow", "--json"], ErrorKind::ArgumentConflict),
+        ] {
+            assert_eq!(log(&args).unwrap_err(), kind, "{args:?}");
+        }
     }
 }

@@ -48,6 +48,12 @@ pub(crate) fn time(at: Timestamp) -> String {
     seconds.map_or_else(|| "-".to_owned(), |t| t.strftime("%Y-%m-%d %H:%M:%SZ").to_string())
 }
 
+/// A time in UTC to the millisecond, from microseconds since 1970.
+pub(crate) fn precise_time(at: u64) -> String {
+    let instant = i64::try_from(at).ok().and_then(|us| Instant::from_microsecond(us).ok());
+    instant.map_or_else(|| "-".to_owned(), |t| t.strftime("%Y-%m-%d %H:%M:%S%.3fZ").to_string())
+}
+
 /// A day, which counts from its beginning in UTC, or a time with its offset.
 pub(crate) fn parse_time(text: &str) -> Result<Timestamp, String> {
     let day = || TimeZone::UTC.to_timestamp(text.parse::<civil::Date>().ok()?.at(0, 0, 0, 0)).ok();
@@ -97,6 +103,8 @@ mod tests {
         assert_eq!(parse_time("1970-01-02"), Ok(Timestamp(86400)));
         assert_eq!(parse_time("1970-01-01T01:00:00+01:00"), Ok(Timestamp(0)));
         assert_eq!(time(Timestamp(86400)), "1970-01-02 00:00:00Z");
+        assert_eq!(precise_time(86_400_012_999), "1970-01-02 00:00:00.012Z");
+        assert_eq!((precise_time(0), precise_time(u64::MAX)), ("1970-01-01 00:00:00.000Z".into(), "-".into()));
         assert!(parse_time("tomorrow").is_err() && parse_time("1960-01-01").is_err());
     }
 }

@@ -29,8 +29,11 @@ use std::time::{Duration, Instant};
 
 /// Where it is mounted.
 pub const MOUNT: &str = "/state";
-/// How long the disk may take to appear.
-pub const APPEARS: Duration = Duration::from_secs(20);
+/// How long a disk may take to appear, where nobody knows that there is one.
+const APPEARS: Duration = Duration::from_secs(20);
+/// The same of the disk that was booted, which is certainly there: an HBA that counts its disks, or a USB stick that is slow, may
+/// take a minute. `ffs-state.service` has more than that.
+const APPEARS_BOOTED: Duration = Duration::from_secs(90);
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long is waited for a disk that was found. One that takes longer is looked at again once it has answered.
@@ -46,8 +49,8 @@ const EFIVARS: &str = "/sys/firmware/efi/efivars";
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// There is none.
-    #[error("no state partition ({LABEL}) {0} within {n} seconds; write this machine's disk with `ffsctl flash`", n = APPEARS.as_secs())]
-    None(String),
+    #[error("no state partition ({LABEL}) {0} within {n} seconds; write this machine's disk with `ffsctl flash`", n = .1.as_secs())]
+    None(String, Duration),
     /// There are several.
     #[error(
         "several state partitions ({LABEL}): {0}; take out the disks that are not this machine's, or boot from its own"
@@ -197,6 +200,11 @@ fn show_variables(efivars: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// How long is waited for the disk.
+fn patience(booted: Option<&str>) -> Duration {
+    if booted.is_some() { APPEARS_BOOTED } else { APPEARS }
+}
+
 /// Waits until it is there.
 fn locate() -> Result<Found, MountError> {
     let efivars = Path::new(EFIVARS);
@@ -208,9 +216,10 @@ fn locate() -> Result<Found, MountError> {
         if let Some(found) = choose(found, esp.as_deref())? {
             return Ok(found);
         }
-        if begin.elapsed() >= APPEARS {
+        let patience = patience(esp.as_deref());
+        if begin.elapsed() >= patience {
             let where_ = esp.map(|esp| format!("on the disk that was booted (ESP {esp})"));
-            return Err(MountError::None(where_.unwrap_or_else(|| "on any disk".to_owned())));
+            return Err(MountError::None(where_.unwrap_or_else(|| "on any disk".to_owned()), patience));
         }
         std::thread::sleep(LOOK);
     }

@@ -1,10 +1,11 @@
 //! Doing what the plan says (`admind storage`).
 
+use super::awaited::{Awaited, Case};
 use super::inventory;
 use super::plan::{self, Level, Plan};
 use super::record::{self, ORDER, Order, Progress, RECORD, Record};
 use super::superblock::Uuid;
-use super::{APPEARS, QUIET, StorageError, array, cache, io_error, keeps_data, tool};
+use super::{StorageError, array, cache, io_error, keeps_data, tool};
 use crate::block;
 use crate::setup::{Appliance, Daemon, Layout, STORAGE};
 use keys::site::Role;
@@ -56,17 +57,16 @@ pub(crate) fn run(role: Role) -> Result<(), StorageError> {
 fn decide(order: Option<&Order>) -> Result<Plan, StorageError> {
     let record: Option<Record> = record::load(Path::new(RECORD))?;
     let fresh = Uuid::random()?;
-    // Only where an array may have to be made does it matter what is blank, and for that only a silence tells that all are there.
-    let known = record.as_ref().is_some_and(|r| r.progress == Progress::Ready) && order.is_none();
-    let begin = Instant::now();
-    let (mut seen, mut quiet_since) = (Vec::new(), begin);
+    let case = match &record {
+        _ if order.is_some() => Case::Order,
+        Some(record) if record.progress == Progress::Ready => Case::Known,
+        _ => Case::First,
+    };
+    let mut awaited = Awaited::new(case, Instant::now());
     loop {
-        let names = disks()?;
-        if names != seen {
-            (seen, quiet_since) = (names, Instant::now());
-        }
-        let waited = begin.elapsed() >= APPEARS || !known && !seen.is_empty() && quiet_since.elapsed() >= QUIET;
-        let inventory = inventory::take(waited && !known)?;
+        let waited = awaited.all_there(disks()?, Path::new("/"), Instant::now());
+        // Only where an array may have to be made does it matter what is blank.
+        let inventory = inventory::take(waited && case != Case::Known)?;
         match plan::plan(&inventory, record.as_ref(), order, waited, fresh)? {
             Plan::Wait if !waited => std::thread::sleep(LOOK),
             Plan::Adopt(record) => {
@@ -232,7 +232,7 @@ fn ask_to_verify(role: Role) -> Result<(), StorageError> {
 
 /// Takes members back that had fallen behind, such as a disk that was away for a while: what they missed is copied to them in the
 /// background. A disk that cannot be brought up to date in this way is left for an operator; the array serves without it.
-fn take_back() {
+pub(super) fn take_back() {
     let Some(running) = array::look(Path::new(block::SYS)).filter(|a| a.missing > 0) else { return };
     let Ok(inventory) = inventory::take(false) else { return };
     for disk in inventory.disks.iter().filter(|d| plan::went_on_alone(d, &running)) {

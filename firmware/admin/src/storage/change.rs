@@ -8,7 +8,7 @@
 use super::array::{Array, Member};
 use super::plan::{self, Content, Inventory, Refusal};
 use super::record;
-use super::{StorageError, array, cache, inventory, log};
+use super::{StorageError, apply, array, cache, inventory, log};
 use crate::block;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -123,13 +123,16 @@ fn come_in(array: &Array, inventory: &Inventory, name: &str) -> Result<Step, Ref
     }
 }
 
-/// Carries out the order that waits; where there is none, a RAID5 may want its log.
+/// Carries out the order that waits; where there is none, a member may have come late, or a RAID5 may want its log.
 ///
 /// # Errors
 /// [`StorageError`].
 pub(crate) fn run() -> Result<(), StorageError> {
     let order: Option<Change> = record::load(Path::new(ORDER))?;
-    let Some(change) = order else { return log::keep(Path::new(block::SYS)) };
+    let Some(change) = order else {
+        apply::take_back();
+        return log::keep(Path::new(block::SYS));
+    };
     std::fs::remove_file(ORDER).map_err(super::io_error(ORDER))?;
     let running = array::look(Path::new(block::SYS)).filter(Array::runs);
     let running = running.ok_or_else(|| no("no array is in use".into()))?;
@@ -179,8 +182,14 @@ mod tests {
     const OURS: Uuid = Uuid([1; 16]);
 
     fn disks() -> Inventory {
-        let disk =
-            |name: &str, size: u64, content| Disk { name: name.into(), serial: None, size, discards: false, content };
+        let disk = |name: &str, size: u64, content| Disk {
+            name: name.into(),
+            serial: None,
+            size,
+            discards: false,
+            usb: false,
+            content,
+        };
         let member = |array, taken: &[u16]| {
             Content::Member(Superblock {
                 array,

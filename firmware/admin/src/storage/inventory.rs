@@ -33,6 +33,33 @@ fn usable(blocks: &[Block], mounted: &BTreeSet<String>) -> Vec<Block> {
     blocks.iter().filter(fit).cloned().collect()
 }
 
+/// Whether a disk is at USB, by its place among the devices.
+fn at_usb(sys: &Path, disk: &str) -> bool {
+    let place = std::fs::canonicalize(sys.join("class/block").join(disk)).unwrap_or_default();
+    let is_bus = |name: &str| name.strip_prefix("usb").is_some_and(|n| n.parse::<u32>().is_ok());
+    place.iter().any(|part| part.to_str().is_some_and(is_bus))
+}
+
+/// Whether two names are of one disk: one with two ports is seen twice. Namespaces of NVMe share the serial number of their controller,
+/// but each has a name in all the world.
+fn same(sys: &Path, a: &Block, b: &Block) -> bool {
+    let wwid = |disk: &Block| std::fs::read_to_string(sys.join("class/block").join(&disk.name).join("wwid")).ok();
+    a.name != b.name && a.serial.is_some() && a.serial == b.serial && a.size == b.size && wwid(a) == wwid(b)
+}
+
+/// Leaves each disk once, lest it become its own mirror: by the name that is in use, else the first by which it can be read.
+fn once(sys: &Path, disks: &mut [(Block, Content)], blocks: &[Block]) {
+    for i in 0..disks.len() {
+        let listed = |b: &Block| disks.iter().any(|(d, _)| d.name == b.name);
+        let in_use = blocks.iter().find(|b| b.physical && !listed(b) && same(sys, b, &disks[i].0));
+        let reads = |(_, content): &&(Block, Content)| !matches!(content, Content::Other(_));
+        let earlier = || disks[..i].iter().filter(reads).map(|(b, _)| b).find(|b| same(sys, b, &disks[i].0));
+        if let Some(name) = in_use.or_else(earlier).map(|b| b.name.clone()) {
+            disks[i].1 = Content::Other(format!("it is {name} once more, by its serial number"));
+        }
+    }
+}
+
 /// What is on a disk. `deep`: whether to tell blank ones from others.
 fn content(path: &Path, deep: bool) -> io::Result<Content> {
     let mut file = File::open(path)?;
@@ -119,14 +146,17 @@ pub(crate) fn take(deep: bool) -> Result<Inventory, StorageError> {
     let names: Vec<String> = disks.iter().map(|b| b.name.clone()).collect();
     let within = if deep { ANSWERS_DEEP } else { ANSWERS };
     let contents = contents(&asked, &names, Path::new("/dev"), within, deep);
+    let mut disks: Vec<(Block, Content)> = disks.into_iter().zip(contents).collect();
+    once(sys, &mut disks, &blocks);
     let disk = |(b, content): (Block, Content)| Disk {
+        usb: at_usb(sys, &b.name),
         name: b.name,
         serial: b.serial,
         size: b.size,
         discards: b.discards,
         content,
     };
-    let disks = disks.into_iter().zip(contents).map(disk).collect();
+    let disks = disks.into_iter().map(disk).collect();
     // What is not known is not held against any disk.
     let current = record::load(Path::new(CURRENT)).unwrap_or_else(|error| {
         tracing::warn!("which disks were up to date is not known: {}", daemon::report(&error));
@@ -166,6 +196,66 @@ mod tests {
         let mounted = ["n:boot2".to_owned(), "n:whole".to_owned()].into();
         let names: Vec<String> = usable(&blocks, &mounted).into_iter().map(|b| b.name).collect();
         assert_eq!(names, ["free"]);
+    }
+
+    #[test]
+    fn a_disk_that_is_seen_twice_is_one() {
+        let disk = |name: &str, serial: Option<&str>, size| Block {
+            name: name.into(),
+            serial: serial.map(str::to_owned),
+            size,
+            physical: true,
+            ..Block::default()
+        };
+        let blocks = [
+            disk("sda", Some("S1"), 9),
+            disk("sdb", Some("S2"), 9),
+            disk("sdc", Some("S1"), 9),
+            disk("sdd", Some("S2"), 8),
+            disk("sde", None, 9),
+            disk("sdf", None, 9),
+            disk("sdg", Some("S1"), 9),
+            disk("nvme0n1", Some("N"), 9),
+            disk("nvme0n2", Some("N"), 9),
+            disk("nvme1n1", Some("N"), 9),
+        ];
+        let wwid = |namespace: &str| format!("devices/x/{namespace}/wwid");
+        let sys = block::tests::sysfs(&[
+            ("devices/x/nvme0n1/dev", "1:1"),
+            (&wwid("nvme0n1"), "eui.1\n"),
+            ("devices/x/nvme0n2/dev", "1:2"),
+            (&wwid("nvme0n2"), "eui.2\n"),
+            ("devices/x/nvme1n1/dev", "1:3"),
+            (&wwid("nvme1n1"), "eui.1\n"),
+        ]);
+        let twice = |of: &str| Content::Other(format!("it is {of} once more, by its serial number"));
+        let look = |unread: &[&str], in_use: &[&str]| {
+            let free = blocks.iter().filter(|b| !in_use.contains(&&*b.name));
+            let content = |b: &Block| match unread.contains(&&*b.name) {
+                true => Content::Other("it does not answer".into()),
+                false => Content::Blank,
+            };
+            let mut disks: Vec<(Block, Content)> = free.map(|b| (b.clone(), content(b))).collect();
+            once(sys.path(), &mut disks, &blocks);
+            let other = |(b, c): (Block, Content)| (c != Content::Blank).then_some((b.name, c));
+            disks.into_iter().filter_map(other).collect::<Vec<_>>()
+        };
+        let named = |name: &str, content: Content| (name.to_owned(), content);
+        let nvme = named("nvme1n1", twice("nvme0n1"));
+        assert_eq!(look(&[], &[]), [named("sdc", twice("sda")), named("sdg", twice("sda")), nvme.clone()]);
+        let silent = Content::Other("it does not answer".into());
+        assert_eq!(look(&["sda"], &[]), [named("sda", silent), named("sdg", twice("sdc")), nvme.clone()]);
+        assert_eq!(look(&[], &["sdc"]), [named("sda", twice("sdc")), named("sdg", twice("sdc")), nvme]);
+    }
+
+    #[test]
+    fn which_disks_are_at_usb() {
+        let pci = "devices/pci0000:00/0000:00:14.0";
+        let disks = ["usb2/2-1/2-1:1.0/host6/block/sdb", "ata1/host0/block/sda", "usbless/block/sdc"];
+        let files = disks.map(|disk| (format!("{pci}/{disk}/dev"), "8:0\n"));
+        let sys = block::tests::sysfs(&files.each_ref().map(|(path, text)| (&**path, *text)));
+        let at_usb = |disk| at_usb(sys.path(), disk);
+        assert_eq!(["sda", "sdb", "sdc", "gone"].map(at_usb), [false, true, false, false]);
     }
 
     #[test]

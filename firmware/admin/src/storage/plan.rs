@@ -88,7 +88,7 @@ pub(crate) enum Content {
     Blank,
     /// It is a member of an array.
     Member(Superblock),
-    /// Something else, or it cannot be read.
+    /// Something else, it cannot be read, or it is another disk of the list seen once more.
     Other(String),
 }
 
@@ -103,6 +103,8 @@ pub(crate) struct Disk {
     pub(crate) size: u64,
     /// Whether the device itself can zero it quickly.
     pub(crate) discards: bool,
+    /// Whether it is at USB: data goes there only where somebody names it.
+    pub(crate) usb: bool,
     /// What is on it.
     pub(crate) content: Content,
 }
@@ -376,7 +378,8 @@ fn unfinished(inventory: &Inventory, record: &Record, waited: bool) -> Result<Pl
         Content::Other(_) => false,
     };
     // Only those that were chosen then, as far as they can be told from others.
-    let chosen = |d: &&Disk| record.disks.is_empty() || d.serial.as_ref().is_some_and(|s| record.disks.contains(s));
+    let known = |d: &&Disk| d.serial.as_ref().is_some_and(|s| record.disks.contains(s));
+    let chosen = |d: &&Disk| if record.disks.is_empty() { !d.usb } else { known(d) };
     let disks: Vec<&Disk> = inventory.disks.iter().filter(usable).filter(chosen).collect();
     if disks.len() < record.disks.len() {
         let (array, of) = (record.array.to_string(), record.disks.len());
@@ -389,7 +392,6 @@ fn first(inventory: &Inventory, waited: bool, fresh: Uuid) -> Result<Plan, Refus
     if !waited {
         return Ok(Plan::Wait);
     }
-    let blank: Vec<&Disk> = inventory.disks.iter().filter(|d| d.content == Content::Blank).collect();
     let foreign = inventory.disks.iter().find_map(|d| match &d.content {
         Content::Member(s) => Some(s),
         _ => None,
@@ -399,7 +401,12 @@ fn first(inventory: &Inventory, waited: bool, fresh: Uuid) -> Result<Plan, Refus
         let (array, name) = (s.array.to_string(), s.name.clone());
         return Err(Refusal::Foreign { array, name, members: s.members });
     }
-    create(blank, None, 0, inventory, fresh)
+    create(blank(inventory), None, 0, inventory, fresh)
+}
+
+/// The disks of which an array is made unless somebody names others.
+fn blank(inventory: &Inventory) -> Vec<&Disk> {
+    inventory.disks.iter().filter(|d| d.content == Content::Blank && !d.usb).collect()
 }
 
 fn adopt(inventory: &Inventory, waited: bool) -> Result<Plan, Refusal> {
@@ -444,7 +451,7 @@ fn ordered(inventory: &Inventory, order: &Order, fresh: Uuid) -> Result<Plan, Re
         }
     }
     if order.disks.is_empty() {
-        disks = inventory.disks.iter().filter(|d| d.content == Content::Blank).collect();
+        disks = blank(inventory);
     }
     create(disks, order.level, order.spares, inventory, fresh)
 }
@@ -458,7 +465,7 @@ fn create(
 ) -> Result<Plan, Refusal> {
     if disks.len() < 2 {
         let others = inventory.disks.iter().filter_map(|d| match &d.content {
-            Content::Blank => None,
+            Content::Blank => d.usb.then(|| format!("{}: at USB, which is used only where it is named", d.name)),
             Content::Member(s) => Some(format!("{} belongs to the array {}", d.name, s.array)),
             Content::Other(what) => Some(format!("{}: {what}", d.name)),
         });

@@ -83,6 +83,19 @@ fn a_disk_that_hangs_does_not_keep_the_machine_from_its_state() {
 }
 
 #[test]
+fn the_disk_that_was_booted_is_waited_for_longer() {
+    assert!(patience(Some("ABCD")) >= Duration::from_secs(90) && patience(None) == Duration::from_secs(20));
+    let refused = MountError::None("on any disk".into(), patience(None)).to_string();
+    assert!(refused.contains("on any disk within 20 seconds"), "{refused}");
+    // The file system is still to be checked and mounted then.
+    let unit =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../image/rootfs/common/usr/lib/systemd/system/ffs-state.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    let limit = unit.lines().find_map(|l| l.strip_prefix("TimeoutStartSec=")?.strip_suffix('s')?.parse().ok());
+    assert!(Duration::from_secs(limit.unwrap()) >= APPEARS_BOOTED + ANSWERS + Duration::from_secs(90), "{limit:?}");
+}
+
+#[test]
 fn two_on_the_booted_disk_stop_as_well() {
     let mut table = with_esp(ESP);
     table.partitions.push(part(Guid(3), 64 << 11, (96 << 11) - 1, LABEL));

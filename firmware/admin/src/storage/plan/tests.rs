@@ -7,7 +7,14 @@ const OTHER: Uuid = Uuid([2; 16]);
 const FRESH: Uuid = Uuid([9; 16]);
 
 fn disk(name: &str, content: Content) -> Disk {
-    Disk { name: name.into(), serial: Some(format!("serial {name}")), size: 1 << 30, discards: false, content }
+    Disk {
+        name: name.into(),
+        serial: Some(format!("serial {name}")),
+        size: 1 << 30,
+        discards: false,
+        usb: false,
+        content,
+    }
 }
 
 fn member(name: &str, array: Uuid, level: i32, members: u32) -> Disk {
@@ -98,6 +105,27 @@ fn nothing_is_made_of_what_is_not_blank() {
     }
     let refused = plan(&of(&[other("sdb")]), None, None, true, FRESH).unwrap_err().to_string();
     assert!(refused.contains("sdb: there is something at byte 510"), "{refused}");
+}
+
+#[test]
+fn disks_at_usb_are_taken_only_where_they_are_named() {
+    let at_usb = |name: &str| Disk { usb: true, ..blank(name) };
+    let disks = of(&[blank("a"), at_usb("u"), blank("b"), at_usb("v")]);
+    assert_eq!(plan(&disks, None, None, true, FRESH), created(FRESH, Level::Raid1, &["a", "b"]));
+    let order = |disks: &[&str]| Order { disks: names(disks), ..Order::default() };
+    let ordered = |disks: &Inventory, order: &Order| plan(disks, None, Some(order), true, FRESH);
+    assert_eq!(ordered(&disks, &order(&[])), created(FRESH, Level::Raid1, &["a", "b"]));
+    assert_eq!(ordered(&disks, &order(&["a", "u"])), created(FRESH, Level::Raid1, &["a", "u"]));
+    let refused = plan(&of(&[blank("a"), at_usb("u")]), None, None, true, FRESH).unwrap_err().to_string();
+    assert!(refused.contains("has 1 (u: at USB"), "{refused}");
+    // A creation of named disks that was cut goes on with them.
+    let cut = |disks: &[&str]| {
+        let chosen = disks.iter().map(|d| format!("serial {d}")).collect();
+        Record { level: Level::Raid1, disks: chosen, ..record(Progress::Creating) }
+    };
+    let goes_on = |record: &Record| plan(&disks, Some(record), None, true, FRESH);
+    assert_eq!(goes_on(&cut(&["u", "v"])), created(OURS, Level::Raid1, &["u", "v"]));
+    assert_eq!(goes_on(&cut(&[])), created(OURS, Level::Raid1, &["a", "b"]));
 }
 
 #[test]
