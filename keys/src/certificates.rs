@@ -34,6 +34,21 @@ pub(crate) struct Authority {
     pub(crate) pem: Certified,
 }
 
+/// Whether a text is certificates in PEM and nothing else.
+pub(crate) fn are_certificates(pem: &str) -> bool {
+    let base64 = |line: &str| line.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b));
+    let (mut count, mut within) = (0, false);
+    for line in pem.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        match line {
+            "-----BEGIN CERTIFICATE-----" if !within => within = true,
+            "-----END CERTIFICATE-----" if within => (within, count) = (false, count + 1),
+            line if within && base64(line) => {}
+            _ => return false,
+        }
+    }
+    count > 0 && !within
+}
+
 fn params(name: &str, days: i64, hosts: Vec<String>) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::new(hosts)?;
     params.distinguished_name = DistinguishedName::new();

@@ -4,7 +4,7 @@
 //! DIR/site.toml                    the plan; public
 //! DIR/ca.pem, ca.key               the certification authority; its key stays with the operator
 //! DIR/operators/<operator>/        ca.pem, site.toml, bags/<operator>-<machine>.bag
-//! DIR/<machine>/                   site.toml, bags/<link>.bag and, by role:
+//! DIR/<machine>/                   site.toml, with ca.pem in that of the web machine, bags/<link>.bag and, by role:
 //!     web, download                tls.pem, tls.key: for the portal and for ftps
 //!     download                     grant.public
 //!     database                     grant.secret, grant.public
@@ -17,7 +17,7 @@ pub use network::{Address, Interface, Malformed, Network, NetworkRole, Prefix};
 pub use rules::FtpRules;
 
 use crate::bag::{Bag, BagError, LinkKind};
-use crate::certificates::{Authority, Certified};
+use crate::certificates::{Authority, Certified, are_certificates};
 use crate::{files, grants};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -28,6 +28,8 @@ use std::path::{Path, PathBuf};
 /// Links that a machine has at most, to operators and other machines: systemd hands its bags over as credentials, of which a service
 /// gets 1 MiB.
 pub const MAX_LINKS: usize = 64;
+/// Ports of the commlink that a machine has at most; what commlinkd takes.
+pub const MAX_PORTS: u16 = 256;
 /// First port that a service opens without a right of its own.
 const UNPRIVILEGED: u16 = 1024;
 /// First of the ports of the commlink, unless the plan says otherwise.
@@ -107,6 +109,14 @@ pub struct Machine {
     /// answers to PASV, since nothing resolves names on an appliance. Of download machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_ipv4: Option<Ipv4Addr>,
+    /// Whether the certificate that customers see is one of an authority that their programs know: then they are not given the site's
+    /// own. Of download machines.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public_certificate: bool,
+    /// The certificate of the site's authority (PEM), for customers to fetch at the portal: of the web machine, in its own folder of the
+    /// site. [`Plan::create`] puts it there, whatever the plan says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
     /// Name or address at which operators reach it, where that is another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub management: Option<String>,
@@ -164,6 +174,8 @@ impl Machine {
             ports: (FIRST_PORT, FIRST_PORT + PORTS - 1),
             public: None,
             public_ipv4: None,
+            public_certificate: false,
+            authority: None,
             management: None,
             https: HTTPS_PORT,
             ftp: FTP_PORT,
@@ -246,6 +258,10 @@ impl Machine {
                 self.name
             ));
         }
+        let count = u32::from(self.ports.1 - self.ports.0) + 1;
+        if count > u32::from(MAX_PORTS) {
+            return Err(format!("{} would have {count} ports for the commlink, more than {MAX_PORTS}", self.name));
+        }
         if !range(self.passive) || self.passive.0 < UNPRIVILEGED {
             return Err(format!("the passive ports of {} are not a range from {UNPRIVILEGED} on", self.name));
         }
@@ -279,6 +295,21 @@ impl Machine {
             if let Some(rule) = rules.zero() {
                 return Err(format!("{rule} of {} is 0: nobody could come in", self.name));
             }
+        }
+        let host = self.customers_host();
+        if self.role == Role::Download && !network::is_host(host) {
+            return Err(format!(
+                "customers would reach {} at {host:?}, which no link can name: an address, or a name of letters, digits, dashes and dots",
+                self.name
+            ));
+        }
+        if self.public_certificate && self.role != Role::Download {
+            return Err(format!("public_certificate is for download machines, which {} is not", self.name));
+        }
+        if let Some(pem) = &self.authority
+            && (self.role != Role::Web || !are_certificates(pem))
+        {
+            return Err(format!("the authority of {} is no certificate, or is not of a web machine", self.name));
         }
         if let (Some(public), Some(ipv4)) = (&self.public, self.public_ipv4)
             && public.parse::<IpAddr>().is_ok_and(|public| public != ipv4)
@@ -438,12 +469,22 @@ impl Plan {
         written
     }
 
+    /// The plan with this certificate for customers, or with none.
+    fn with_authority(&self, pem: Option<&str>) -> Self {
+        let mut plan = self.clone();
+        for machine in &mut plan.machines {
+            machine.authority = pem.filter(|_| machine.role == Role::Web).map(str::to_owned);
+        }
+        plan
+    }
+
     fn write(&self, dir: &Path) -> Result<(), SiteError> {
         let folder = Folder(dir);
         folder.make("")?;
         folder.make("operators")?;
         let authority = Authority::new(&self.name)?;
-        let plan = toml::to_string_pretty(self).expect("a plan is TOML");
+        let text = |authority| toml::to_string_pretty(&self.with_authority(authority)).expect("a plan is TOML");
+        let (plan, of_web) = (text(None), text(Some(&*authority.pem.certificate)));
         let grants = grants::generate()?;
         folder.public("site.toml", &plan)?;
         folder.public(AUTHORITY, &authority.pem.certificate)?;
@@ -452,7 +493,7 @@ impl Plan {
             let name = &machine.name;
             folder.make(name)?;
             folder.make(&format!("{name}/bags"))?;
-            folder.public(&format!("{name}/site.toml"), &plan)?;
+            folder.public(&format!("{name}/site.toml"), if machine.role == Role::Web { &of_web } else { &plan })?;
             match machine.role {
                 Role::Web => folder.certified(name, &authority.server(name, machine.hosts())?)?,
                 Role::Download => {

@@ -11,7 +11,7 @@ pub struct Config {
     /// The machine's name; under it the database's own audit records stand in the trail.
     #[serde(deserialize_with = "crate::store::rows::text::deserialize")]
     pub name: Name,
-    /// The file of the store. Made when there is none.
+    /// The file of the store. Made when there has never been one: `….made` beside it says that there was.
     pub store: PathBuf,
     /// The Unix socket to answer on.
     pub socket: PathBuf,

@@ -14,6 +14,7 @@
 
 pub mod config;
 pub mod grant;
+mod lost;
 mod page;
 pub mod password;
 mod service;
@@ -48,7 +49,8 @@ pub enum Error {
 
 /// Serves the database on a bound listener until the shutdown.
 ///
-/// `ready` is called once, when requests are answered. The store failing ends it: after an input or output error only opening
+/// `ready` is called once, when requests are answered. Where the store is lost, that is what every request is answered with until the
+/// shutdown: a new process would find it no better, and a version that went back for it might make a new one. The store failing ends it: after an input or output error only opening
 /// the store again tells what is on the disk, and that is for a new process to do.
 ///
 /// # Errors
@@ -60,11 +62,22 @@ pub async fn run(
     ready: impl FnOnce(),
 ) -> Result<(), Error> {
     let signer = grant::Signer::load(&config.grant_key)?;
-    let store = store::Store::open(&config.store).await?;
+    let peers = ipc::Peers::uids(&config.allow_uids);
+    let store = match store::Store::open(&config.store).await {
+        Ok(store) => store,
+        Err(error @ store::StoreError::Lost { .. }) => {
+            let why = error.to_string();
+            tracing::error!("{why}");
+            ready();
+            daemon::notify::status(&why);
+            ipc::serve(listener, peers, lost::Lost { name: config.name.clone(), why }, shutdown).await?;
+            return Err(error.into());
+        }
+        Err(error) => return Err(error.into()),
+    };
     let database = Arc::new(MasterDb::new(config, store, signer, shutdown.clone()).await?);
     ready();
     tracing::info!(name = %config.name, store = %config.store.display(), "the master database is open");
-    let peers = ipc::Peers::uids(&config.allow_uids);
     let served = tokio::select! {
         served = ipc::serve(listener, peers, database.clone(), shutdown) => served.map_err(Error::from),
         () = database.store_stopped() => Err(store::StoreError::Stopped.into()),

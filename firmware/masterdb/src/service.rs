@@ -14,15 +14,18 @@ use crate::throttle::Throttle;
 use daemon::{RateLimit, Service, Shutdown};
 use redb::ReadableTableMetadata;
 use std::time::Duration;
-use tobj::{Body, Check, Fault, LeaseKind, Message, Name, Reply, Request, Text};
+use tobj::{Body, Check, Fault, LeaseKind, Message, Name, Reply, Request, Text, Timestamp};
 use tokio::io::AsyncRead;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// The label of an operator starts with this; no name of a machine does.
-const OPERATOR: &str = "operator:";
+pub(crate) const OPERATOR: &str = "operator:";
 /// Most refused logins a minute of which each has a record of its own; how many more there were is one record.
 pub const REFUSALS_RECORDED: u32 = 60;
+
+/// What the status says of a store without customers: nobody can log in, and only an operator knows whether that is as it should be.
+const EMPTY: &str = "; nobody can log in: where there were customers before, this is not their store, and a copy of that is to be put back";
 
 /// The master database: answers requests as a [`Service`].
 #[derive(Debug)]
@@ -152,11 +155,14 @@ impl MasterDb {
                 txn.open_table(tables::CUSTOMERS)?.len()?,
                 txn.open_table(tables::OBJECTS)?.len()?,
                 txn.open_table(tables::AUDIT)?.len()?,
+                tables::made(txn)?,
             ))
         });
         let (healthy, detail) = match counts.await {
-            Ok((customers, objects, audit)) => {
-                (true, format!("{customers} customers, {objects} objects, {audit} audit records"))
+            Ok((customers, objects, audit, made)) => {
+                let since = made.map(|made| format!(", since {}", day(made))).unwrap_or_default();
+                let empty = if customers == 0 { EMPTY } else { "" };
+                (true, format!("{customers} customers, {objects} objects, {audit} audit records{since}{empty}"))
             }
             Err(error) => {
                 tracing::error!("the store cannot be read: {}", daemon::report(&error));
@@ -201,6 +207,12 @@ impl Service for MasterDb {
         };
         request.reply(reply)
     }
+}
+
+/// The day of a moment, in UTC.
+fn day(at: Timestamp) -> String {
+    let at = i64::try_from(at.0).ok().and_then(|at| jiff::Timestamp::from_second(at).ok());
+    at.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d").to_string())
 }
 
 fn asker(label: &str) -> Option<Asker> {

@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod customers;
 pub mod entitlements;
+mod file;
 pub mod grants;
 pub mod objects;
 pub mod requests;
@@ -14,10 +15,7 @@ pub mod revocations;
 pub mod rows;
 pub mod tables;
 
-use redb::{Builder, Database, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use redb::{Database, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -41,6 +39,17 @@ pub enum StoreError {
         /// Why.
         #[source]
         source: Box<redb::Error>,
+    },
+    /// There is none any more.
+    #[error(
+        "the store {path} is gone, and {mark} says that there was one: with it all customers, entitlements and the audit trail, so that \
+         nobody could log in; put a copy of it back, or remove {mark} to begin with nothing, and start anew"
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// What says so.
+        mark: PathBuf,
     },
     /// It was written by a later version of this software.
     #[error("the store has schema {found}, newer than {known}, the newest that this version knows")]
@@ -96,18 +105,13 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store, or makes an empty one where there is no file.
+    /// Opens the store, or makes an empty one where there has never been one.
     ///
     /// # Errors
-    /// [`StoreError`] when that fails, or the store is of a newer version.
+    /// [`StoreError`] when that fails, the store was lost, or is of a newer version.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         let path = path.to_owned();
-        let opened = tokio::task::spawn_blocking(move || {
-            open_file(&path).and_then(|database| {
-                tables::prepare(&database)?;
-                Ok(database)
-            })
-        });
+        let opened = tokio::task::spawn_blocking(move || file::open(&path));
         let database = Arc::new(opened.await.map_err(|_| StoreError::Stopped)??);
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (alive, running) = watch::channel(());
@@ -177,21 +181,6 @@ impl Store {
             tracing::error!("the store was not closed in order");
         }
     }
-}
-
-fn open_file(path: &Path) -> Result<Database, StoreError> {
-    let failed = |source: redb::Error| StoreError::Open { path: path.to_owned(), source: Box::new(source) };
-    // Made first, so that there is no moment in which others could open it.
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => {
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(folder).and_then(|f| f.sync_all()).map_err(|e| failed(e.into()))?;
-            tracing::warn!(store = %path.display(), "there was no store; an empty one was made");
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(failed(error.into())),
-    }
-    Builder::new().set_cache_size(CACHE).create(path).map_err(|e| failed(e.into()))
 }
 
 fn write_all(database: &Database, mut queue: mpsc::Receiver<Job>) {

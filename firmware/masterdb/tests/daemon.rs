@@ -314,6 +314,33 @@ async fn a_process_of_another_uid_gets_no_answer() {
     assert!(home.log().contains("wrong uid"), "{}", home.log());
 }
 
+/// Nothing is made in its place, operators are told, and nobody hears that he is no customer.
+#[tokio::test]
+async fn a_store_that_is_lost_is_told_and_comes_back() {
+    let home = Home::new();
+    let running = home.start();
+    running.fill().await;
+    drop(running);
+    std::fs::rename(home.path("master.redb"), home.path("elsewhere")).unwrap();
+    let running = home.start();
+    let Reply::StatusReport { checks, .. } = running.ask(OPERATOR, Request::Status {}).await else {
+        panic!("no report")
+    };
+    let [store] = &checks[..] else { panic!("{checks:?}") };
+    assert!(store.name == name("store") && !store.healthy, "{store:?}");
+    assert!(store.detail.as_str().contains("is gone") && store.detail.as_str().contains("put a copy of it back"));
+    let told = running.ask(OPERATOR, Request::CustomerList { offset: 0 }).await;
+    assert!(matches!(&told, Reply::Fault { fault: Fault::Unavailable, text } if *text == store.detail), "{told:?}");
+    let (customer, address) = (Text::new("alice").unwrap(), Text::new("192.0.2.1").unwrap());
+    let login = Request::Login { customer, password: secret(PASSWORD), address };
+    let told = running.ask("web", login).await;
+    assert!(matches!(&told, Reply::Fault { fault: Fault::Unavailable, text } if text.as_str().is_empty()), "{told:?}");
+    assert!(!home.path("master.redb").exists());
+    assert_eq!(running.terminate().await.code(), Some(1));
+    std::fs::rename(home.path("elsewhere"), home.path("master.redb")).unwrap();
+    home.start().login().await;
+}
+
 #[test]
 fn what_it_needs_and_does_not_find_is_told() {
     let home = Home::new();

@@ -148,6 +148,22 @@ impl Backend {
         }
     }
 
+    /// Where in what the customer may have this product begins, and the page from there on; nothing where it is not among that.
+    pub(crate) async fn find(&self, session: &Session, product: &Name) -> Result<(u64, CataloguePage), BackendError> {
+        let mut offset = 0;
+        loop {
+            let mut page = self.catalogue(session, offset).await?;
+            // The list goes by products.
+            let before = page.items.iter().take_while(|item| item.product < *product).count();
+            offset += u64::try_from(before).unwrap_or(u64::MAX);
+            let beyond = before < page.items.len();
+            if beyond || !page.more || before == 0 {
+                page.items.drain(..before);
+                return Ok((offset, page));
+            }
+        }
+    }
+
     /// Has the database grant a lease and the download appliance make it.
     pub(crate) async fn stage(
         &self,

@@ -1,5 +1,7 @@
 //! The configuration file.
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Deserializer, de};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -28,6 +30,9 @@ pub struct Config {
     /// The name of the database appliance in the site.
     #[serde(default = "database", deserialize_with = "name")]
     pub database: Name,
+    /// The certificate of the site's own authority in PEM, for customers to fetch; without it there is none to be had here.
+    #[serde(default, deserialize_with = "authority")]
+    pub authority: Option<String>,
     /// Where customers find the download appliances, by the name that each has in the site.
     #[serde(default)]
     pub downloads: BTreeMap<String, Download>,
@@ -46,6 +51,9 @@ pub struct Download {
     /// Whether it offers explicit TLS; if so, the commands that customers are shown insist on it.
     #[serde(default)]
     pub tls: bool,
+    /// Whether it lets nobody in without: then there is no plain ftp link.
+    #[serde(default)]
+    pub require_tls: bool,
     /// The file name under which customers keep the CA certificate that vouches for it; none where a public CA does.
     #[serde(default)]
     pub ca_hint: Option<String>,
@@ -64,6 +72,19 @@ fn database() -> Name {
 
 fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
     Name::new(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+/// Certificates that anybody may have, and nothing that nobody may.
+fn authority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let pem = String::deserialize(deserializer)?;
+    if pem.contains("PRIVATE KEY") {
+        return Err(de::Error::custom("authority holds a private key; it is for everybody to read"));
+    }
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match all {
+        Ok(all) if !all.is_empty() => Ok(Some(pem)),
+        _ => Err(de::Error::custom("authority is no certificate in PEM")),
+    }
 }
 
 /// A host that can stand in a URL and in a command: an address, or labels of letters, digits and dashes.
@@ -100,17 +121,36 @@ mod tests {
         host = "2001:db8::1"
         port = 2121
         tls = true
+        require_tls = true
         ca_hint = "site ca.pem"
     "#;
+
+    /// The configuration with this text as the authority's certificate.
+    fn with_authority(pem: &str) -> Result<Config, toml::de::Error> {
+        let authority = format!("authority = {}\n", toml::Value::String(pem.to_owned()));
+        toml::from_str(&format!("{authority}{GOOD}"))
+    }
+
+    #[test]
+    fn an_authority_is_a_certificate_and_no_secret() {
+        assert_eq!(toml::from_str::<Config>(GOOD).unwrap().authority, None);
+        let made = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap();
+        let (pem, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        assert_eq!(with_authority(&pem).unwrap().authority.as_deref(), Some(pem.as_str()));
+        for bad in ["", "no certificate", &key, &format!("{pem}{key}"), &pem.replace("-----END", "-----")] {
+            assert!(with_authority(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn defaults_and_all_keys() {
         let config: Config = toml::from_str(GOOD).unwrap();
         assert_eq!(config.database.as_str(), "database");
         let first = &config.downloads["download"];
-        assert_eq!((first.port, first.tls, first.ca_hint.as_deref()), (21, false, None));
+        assert_eq!((first.port, first.tls, first.require_tls, first.ca_hint.as_deref()), (21, false, false, None));
         let second = &config.downloads["second"];
-        assert_eq!((second.port, second.tls, second.ca_hint.as_deref()), (2121, true, Some("site ca.pem")));
+        assert_eq!((second.port, second.tls, second.require_tls), (2121, true, true));
+        assert_eq!(second.ca_hint.as_deref(), Some("site ca.pem"));
     }
 
     #[test]

@@ -11,9 +11,14 @@
 //! | `GET /` | the login form, or 303 to `/downloads` |
 //! | `POST /login` (`user`, `password`) | 303 to `/downloads` with the cookie; 401 or 429 with the form and a message |
 //! | `GET /downloads?offset=N` | the list |
+//! | `GET /downloads?product=P` | what of it is of one product, for links from elsewhere: kept over the login, by the same `?product=P` |
 //! | `POST /stage` (`csrf`, `product`, `version`) | the staged file: link, one-time user and password, commands; 403 if not entitled |
 //! | `POST /logout` (`csrf`) | 303 to `/` |
+//! | `GET /ca.pem` | the certificate of the site's authority, where the configuration has one; no login |
 //! | `GET /healthz` | 200 while portald serves |
+//!
+//! What changes anything is a POST, which is taken from this site's own pages only (`Origin`, `Sec-Fetch-Site`), and but for the login
+//! with what its session's forms carry (`csrf`): a link from elsewhere can show a customer his pages, and do nothing.
 //!
 //! With `Accept: application/json` the same answers come as JSON: from `/login` `customer`, `csrf`, `expires`; errors as `error` and
 //! `message`.
@@ -119,7 +124,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let backend = Arc::new(backend::Backend::new(&config.commlink, config.database));
     let status =
         status::Status { name: config.name, backend: backend.clone(), limits: limits.clone(), tls: tls.clone() };
-    let app = web::router(Arc::new(web::App { backend, downloads: config.downloads }));
+    let app = web::router(Arc::new(web::App { backend, downloads: config.downloads, authority: config.authority }));
     let server = server::Server { app, tls, limits };
 
     let mut tasks = JoinSet::new();

@@ -26,7 +26,7 @@ pub(crate) fn file_name(path: &str) -> &str {
 }
 
 /// Percent-encodes all but the unreserved characters of RFC 3986 and slashes.
-fn encode(text: &str, keep_slashes: bool) -> String {
+pub(crate) fn encode(text: &str, keep_slashes: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -12,6 +12,9 @@ use tobj::{Name, Secret};
 
 /// The name of the cookie. With this prefix browsers take it only over TLS, for this host alone and for every path.
 const COOKIE_NAME: &str = "__Host-session";
+/// Who follows a link from another site comes with the cookie and is logged in; a form of another site comes without it, and is refused
+/// besides.
+const SAME_SITE: &str = "SameSite=Lax";
 /// What the token of forms is derived for.
 const FORM_LABEL: &[u8] = b"portal form token v1";
 /// Shortest token that is taken for one.
@@ -47,7 +50,7 @@ impl Session {
     /// The `Set-Cookie` that gives it to the browser, until that is closed.
     pub(crate) fn cookie(&self) -> String {
         let (token, customer) = (self.token.expose(), &self.customer);
-        format!("{COOKIE_NAME}={token}:{customer}; Path=/; Secure; HttpOnly; SameSite=Strict")
+        format!("{COOKIE_NAME}={token}:{customer}; Path=/; Secure; HttpOnly; {SAME_SITE}")
     }
 
     fn mac(&self) -> Hmac<Sha256> {
@@ -69,7 +72,7 @@ impl Session {
 
 /// The `Set-Cookie` that takes the session from the browser.
 pub(crate) fn removal() -> String {
-    format!("{COOKIE_NAME}=; Path=/; Secure; HttpOnly; SameSite=Strict; Max-Age=0")
+    format!("{COOKIE_NAME}=; Path=/; Secure; HttpOnly; {SAME_SITE}; Max-Age=0")
 }
 
 #[cfg(test)]
@@ -90,7 +93,7 @@ mod tests {
     fn the_cookie_comes_back() {
         let session = session("0123456789abcdef").unwrap();
         let set = session.cookie();
-        assert!(set.ends_with("; Path=/; Secure; HttpOnly; SameSite=Strict"), "{set}");
+        assert!(set.ends_with("; Path=/; Secure; HttpOnly; SameSite=Lax"), "{set}");
         let sent = set.split(';').next().unwrap();
         for cookie in [sent.to_owned(), format!("a=b; {sent}; c=d"), format!("x__Host-session=1;{sent}")] {
             let back = of(&cookie).unwrap();

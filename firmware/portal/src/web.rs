@@ -9,23 +9,26 @@ mod views;
 use crate::backend::Backend;
 use crate::config::Download;
 use crate::limits::Slot;
+use crate::links;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequest, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, Query, Request};
 use axum::http::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, HeaderName, ORIGIN, REFERRER_POLICY,
     STRICT_TRANSPORT_SECURITY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use daemon::RateLimit;
 use problem::Problem;
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tobj::Name;
 use tokio::time::Instant;
 
 /// Longest body of a request in bytes: name and password at their longest, every byte percent-encoded, fit.
@@ -33,16 +36,46 @@ pub const MAX_BODY: usize = 32 * 1024;
 /// How long the body of a request may take to arrive.
 pub const BODY_WITHIN: Duration = Duration::from_secs(10);
 
+/// Where the certificate of the site's authority is to be had.
+pub(crate) const AUTHORITY: &str = "/ca.pem";
+
 /// What the handlers share.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) backend: Arc<Backend>,
     pub(crate) downloads: BTreeMap<String, Download>,
+    /// The certificate of the site's authority, where there is one to be had.
+    pub(crate) authority: Option<String>,
 }
 
 /// The address of the client, an extension of every request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Client(pub(crate) IpAddr);
+
+/// The product that a link from elsewhere leads to, an extension of every request. It is kept over the login: as a name, of which no
+/// address is made but that of a page of ours.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wanted(Option<Name>);
+
+impl Wanted {
+    /// What the address names, if it could be a product.
+    fn of(uri: &Uri) -> Self {
+        #[derive(Deserialize)]
+        struct Wish {
+            product: String,
+        }
+        let wish = Query::<Wish>::try_from_uri(uri).ok();
+        Self(wish.and_then(|Query(wish)| Name::new(&wish.product).ok()))
+    }
+
+    /// One of our own addresses, with the product.
+    pub(crate) fn at(&self, path: &str) -> String {
+        match &self.0 {
+            Some(product) => format!("{path}?product={}", links::encode(product.as_str(), false)),
+            None => path.to_owned(),
+        }
+    }
+}
 
 /// How a client wants its answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +97,7 @@ impl Format {
 
 /// All pages. Requests need the extension [`Client`]; with a [`Slot`] of theirs, their connection is not closed for another.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    use handlers::{downloads, healthz, home, index, login, logout, stage, style};
+    use handlers::{authority, downloads, healthz, home, index, login, logout, stage, style};
     Router::new()
         .route("/", get(index))
         .route("/login", post(login).get(home))
@@ -73,6 +106,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/logout", post(logout).get(home))
         .route("/healthz", get(healthz))
         .route("/style.css", get(style))
+        .route(AUTHORITY, get(authority))
         .layer(from_fn(work))
         .layer(from_fn(guard))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -138,14 +172,15 @@ const HEADERS: [(HeaderName, &str); 6] = [
 
 /// Turns problems into what the client understands and gives every answer its headers.
 async fn dress(mut request: Request, next: Next) -> Response {
-    let format = Format::of(request.headers());
+    let (format, wanted) = (Format::of(request.headers()), Wanted::of(request.uri()));
     request.extensions_mut().insert(format);
+    request.extensions_mut().insert(wanted.clone());
     let mut response = next.run(request).await;
     let status = response.status();
     if status.is_client_error() || status.is_server_error() {
         let problem = response.extensions().get::<Problem>().copied().unwrap_or(Problem::of(status));
         let allow = response.headers_mut().remove(ALLOW);
-        response = problem.render(format);
+        response = problem.render(format, &wanted);
         if let Some(allow) = allow {
             response.headers_mut().insert(ALLOW, allow);
         }
@@ -177,6 +212,40 @@ mod tests {
             assert_eq!(Format::of(&headers(&[("accept", accept)])), format, "{accept}");
         }
         assert_eq!(Format::of(&HeaderMap::new()), Format::Page);
+    }
+
+    #[test]
+    fn what_a_link_wants_is_a_name_or_nothing() {
+        let at = |query: &str| Wanted::of(&format!("/downloads?{query}").parse().unwrap()).at("/login");
+        for (query, expected) in [
+            ("", "/login"),
+            ("product=maps", "/login?product=maps"),
+            ("offset=5&product=maps", "/login?product=maps"),
+            // What stands for something else in an address is none of it afterwards.
+            ("product=a%2Bb", "/login?product=a%2Bb"),
+            ("product=%40evil.example", "/login?product=%40evil.example"),
+        ] {
+            assert_eq!(at(query), expected, "{query}");
+        }
+        for hostile in [
+            "product=",
+            "product=//evil.example",
+            "product=%2F%2Fevil.example",
+            "product=https%3A%2F%2Fevil.example",
+            "product=%5Cevil.example",
+            "product=..",
+            "product=maps%0d%0aSet-Cookie:x",
+            "product=maps%26next%3D//evil.example",
+            "product=%22%3E%3Cscript%3E",
+            "product=maps&product=maps",
+            "product=%ff",
+            "next=//evil.example",
+        ] {
+            assert_eq!(at(hostile), "/login", "{hostile}");
+        }
+        let long = "x".repeat(Name::MAX);
+        assert_eq!(at(&format!("product={long}")), format!("/login?product={long}"));
+        assert_eq!(at(&format!("product={long}x")), "/login");
     }
 
     #[test]

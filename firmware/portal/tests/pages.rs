@@ -38,7 +38,7 @@ async fn login_and_list() {
     assert_eq!((page.status, page.header("location")), (303, Some("/downloads")));
     assert_eq!(
         page.header("set-cookie"),
-        Some(format!("__Host-session={TOKEN}:alice; Path=/; Secure; HttpOnly; SameSite=Strict").as_str())
+        Some(format!("__Host-session={TOKEN}:alice; Path=/; Secure; HttpOnly; SameSite=Lax").as_str())
     );
     assert_eq!(login_of(&world), ("alice".into(), PASSWORD.into(), "127.0.0.1".into()));
     assert_eq!(world.browser.get("/").await.header("location"), Some("/downloads"));

@@ -47,6 +47,13 @@ impl NetworkRole {
     }
 }
 
+/// Whether a text is an address or the name of a host, as the portal takes it into links: labels of letters, digits and dashes.
+pub(super) fn is_host(text: &str) -> bool {
+    let plain = |label: &str| label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let label = |label: &str| (1..=63).contains(&label.len()) && !label.starts_with('-') && plain(label);
+    text.parse::<IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(label))
+}
+
 /// What a text of a plan should have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not {0}")]
@@ -223,6 +230,32 @@ mod tests {
         assert_eq!("52:54:00:AB:CD:EF".parse(), Ok(Interface::Mac([0x52, 0x54, 0, 0xab, 0xcd, 0xef])));
         refused::<Interface>(&["", "e*1", "e th", "eth0\n[Network]", "52:54:00:ab:cd", "52:54:00:ab:cd:ef:01"]);
         refused::<Interface>(&["5:54:00:ab:cd:ef", "+2:54:00:ab:cd:ef", "abcdefghijklmnop", "eth\"0"]);
+    }
+
+    #[test]
+    fn hosts() {
+        let long = |n: usize| "x".repeat(n);
+        for good in ["ftp.example.com", "localhost", "1a-b", "192.0.2.1", "2001:db8::1", &long(63)] {
+            assert!(is_host(good), "{good}");
+        }
+        let longest = [long(63), long(63), long(63), long(61)].join(".");
+        assert!(is_host(&longest) && !is_host(&format!("{longest}x")));
+        for bad in [
+            "",
+            ".",
+            "a..b",
+            "ftp.",
+            "my_ftp",
+            "-a",
+            "a b",
+            "ftp.example.com/x",
+            "user@ftp",
+            "gr\u{fc}n",
+            "[::1]",
+            &long(64),
+        ] {
+            assert!(!is_host(bad), "{bad}");
+        }
     }
 
     #[test]

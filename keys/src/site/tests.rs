@@ -81,9 +81,13 @@ fn plans_that_are_no_sites() {
     assert!(change(|p| p.machines[0].ports = (9, 8)).is_err());
     assert!(change(|p| p.machines[0].ports = (1023, 1030)).is_err());
     assert!(change(|p| p.machines[0].ports = (1024, 1030)).is_ok());
+    assert!(change(|p| p.machines[0].ports = (1024, 1023 + MAX_PORTS)).is_ok());
+    let many = change(|p| p.machines[2].ports = (1024, 1024 + MAX_PORTS)).unwrap_err().to_string();
+    assert!(many.contains("database would have 257 ports") && many.contains("256"), "{many}");
+    assert!(change(|p| p.machines[1].ports = (1024, 65_535)).is_err());
     // A download machine first. What it does not open may be anywhere.
-    assert!(change(|p| p.machines[0].ports = (p.machines[0].passive.1, 60_000)).is_err());
-    assert!(change(|p| p.machines[0].ports = (p.machines[0].passive.1 + 1, 60_000)).is_ok());
+    assert!(change(|p| p.machines[0].ports = (p.machines[0].passive.1, 51_100)).is_err());
+    assert!(change(|p| p.machines[0].ports = (p.machines[0].passive.1 + 1, 51_100)).is_ok());
     assert!(change(|p| p.machines[0].ftp = p.machines[0].ports.1).is_err());
     assert!(change(|p| p.machines[0].ftp = p.machines[0].ports.1 + 1).is_ok());
     assert!(change(|p| p.machines[0].https = p.machines[0].ports.0).is_ok());
@@ -98,6 +102,58 @@ fn plans_that_are_no_sites() {
     assert_eq!(public("192.0.2.1", "192.0.2.1"), (true, "192.0.2.1".to_owned()));
     assert!(!public("192.0.2.2", "192.0.2.1").0);
     assert!(change(|p| p.machines.push(Machine { name: "d2".into(), ..p.machines[0].clone() })).is_ok());
+}
+
+/// Where customers reach a download machine is in links and commands.
+#[test]
+fn what_customers_reach_has_a_name_that_a_link_can_have() {
+    let at = |role: Role, host: &str, public: Option<&str>| {
+        let mut machine = Machine::new(role, host);
+        machine.public = public.map(str::to_owned);
+        machine.check()
+    };
+    assert_eq!(at(Role::Download, "10.0.0.1", Some("ftp.example.com")), Ok(()));
+    let refused = at(Role::Download, "10.0.0.1", Some("my_ftp.example.com")).unwrap_err();
+    assert!(refused.contains("download") && refused.contains("\"my_ftp.example.com\""), "{refused}");
+    assert!(at(Role::Download, "my_ftp", None).is_err());
+    assert_eq!(at(Role::Download, "my_lan", Some("192.0.2.1")), Ok(()), "which customers do not see");
+    assert_eq!(at(Role::Web, "10.0.0.1", Some("my_shop.example.com")), Ok(()), "of which no link is made");
+}
+
+#[test]
+fn the_certificate_for_customers_is_in_the_web_machine_s_folder() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("site");
+    // Of another site, which is not handed on.
+    let mut from_elsewhere = plan();
+    from_elsewhere.machines[1].authority =
+        Some(Authority::new("elsewhere").unwrap().server("elsewhere", vec![]).unwrap().certificate);
+    from_elsewhere.create(&dir).unwrap();
+    let ca = std::fs::read_to_string(dir.join(AUTHORITY)).unwrap();
+    for folder in ["", "web", "download", "database", "operators/alice"] {
+        let kept = Plan::load(&dir.join(folder).join("site.toml")).unwrap();
+        let of: Vec<_> = kept.machines.iter().map(|m| m.authority.as_deref()).collect();
+        assert_eq!(of, [None, Some(&*ca).filter(|_| folder == "web"), None], "{folder}");
+        assert_eq!(kept.with_authority(None), plan());
+    }
+    // What was made before is as valid as it was.
+    let web = std::fs::read_to_string(dir.join("download/site.toml")).unwrap();
+    assert!(!web.contains("authority") && !web.contains("public_certificate"));
+}
+
+#[test]
+fn an_authority_is_public_and_of_the_web_machine() {
+    let pem = Authority::new("example").unwrap().pem;
+    let check = |role, text: &str| Machine { authority: Some(text.into()), ..Machine::new(role, "192.0.2.1") }.check();
+    assert_eq!(check(Role::Web, &pem.certificate), Ok(()));
+    assert_eq!(check(Role::Web, &format!("\n{0}\n{0}", pem.certificate)), Ok(()));
+    assert!(check(Role::Download, &pem.certificate).is_err());
+    let cut = pem.certificate.replace("-----END CERTIFICATE-----", "");
+    for bad in ["", "ca.pem", &pem.key, &format!("{}{}", pem.certificate, *pem.key), &cut] {
+        assert!(check(Role::Web, bad).is_err(), "{bad}");
+    }
+    let public = |role| Machine { public_certificate: true, ..Machine::new(role, "192.0.2.1") }.check();
+    assert!(public(Role::Download).is_ok() && public(Role::Web).is_err() && public(Role::Database).is_err());
 }
 
 #[test]
@@ -226,7 +282,7 @@ fn a_failure_leaves_nothing() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("one");
     let mut plan = plan();
-    plan.machines[0].host = "not a hostname\u{e4}".into();
+    plan.machines[1].host = "not a hostname\u{e4}".into();
     assert!(plan.create(&dir).is_err());
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
 }

@@ -1,7 +1,7 @@
 //! The configuration of each daemon.
 
 use super::{CHAIN, Daemon, KEY, Layout, SetupError, with_port};
-use keys::site::{Machine, Plan, Role};
+use keys::site::{AUTHORITY, Machine, Plan, Role};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use toml::{Table, Value};
@@ -196,15 +196,20 @@ impl New<'_> {
         }
         let mut downloads = Table::new();
         for download in self.plan.machines.iter().filter(|m| m.role == Role::Download) {
-            let entry = table([
-                ("host", download.public.as_ref().unwrap_or(&download.host).clone().into()),
+            let mut entry = table([
+                ("host", download.customers_host().into()),
                 ("port", i64::from(download.ftp).into()),
                 ("tls", true.into()),
-                ("ca_hint", "ca.pem".into()),
             ]);
+            if download.ftp_rules.as_ref().and_then(|rules| rules.require_tls) == Some(true) {
+                entry.insert("require_tls".into(), true.into());
+            }
+            if !download.public_certificate {
+                entry.insert("ca_hint".into(), AUTHORITY.into());
+            }
             downloads.insert(download.name.clone(), entry.into());
         }
-        Ok(table([
+        let mut out = table([
             ("name", self.machine.name.clone().into()),
             ("listen", with_port(&addresses, self.machine.https).into()),
             ("cert", self.key(Daemon::Portald, CHAIN)),
@@ -214,6 +219,46 @@ impl New<'_> {
             ("allow_uids", self.only_commlinkd()),
             ("database", self.role(Role::Database)?.name.clone().into()),
             ("downloads", downloads.into()),
-        ]))
+        ]);
+        if let Some(authority) = &self.machine.authority {
+            out.insert("authority".into(), authority.clone().into());
+        }
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Appliance;
+    use super::*;
+    use keys::site::FtpRules;
+
+    /// What the portal is told of a site with one download machine like this.
+    fn portal(change: impl FnOnce(&mut Machine, &mut Machine)) -> Table {
+        let mut machines = [("10.0.0.1", Role::Web), ("10.0.0.2", Role::Database), ("10.0.0.3", Role::Download)]
+            .map(|(host, role)| Machine::new(role, host));
+        let [web, _, download] = &mut machines;
+        change(web, download);
+        let plan =
+            Plan { name: "test".into(), operators: vec!["ann".into()], time: vec![], machines: machines.to_vec() };
+        config(&Appliance, &plan, &machines[0], Daemon::Portald).unwrap()
+    }
+
+    #[test]
+    fn the_portal_knows_what_its_links_are_to_say() {
+        let of = |table: &Table, key: &str| table["downloads"]["download"].get(key).cloned();
+        let plain = portal(|_, _| {});
+        assert_eq!((of(&plain, "ca_hint"), of(&plain, "require_tls")), (Some("ca.pem".into()), None));
+        assert!(!plain.contains_key("authority"), "of a folder that was made before there was one");
+        let rules = |require_tls| Some(FtpRules { require_tls, ..FtpRules::default() });
+        let strict = portal(|_, download| download.ftp_rules = rules(Some(true)));
+        assert_eq!(of(&strict, "require_tls"), Some(true.into()));
+        for loose in [Some(false), None] {
+            assert_eq!(of(&portal(|_, download| download.ftp_rules = rules(loose)), "require_tls"), None);
+        }
+        let public = portal(|_, download| download.public_certificate = true);
+        assert_eq!((of(&public, "ca_hint"), of(&public, "tls")), (None, Some(true.into())));
+        let own = portal(|web, _| web.authority = Some("the certificate".into()));
+        assert_eq!(own["authority"].as_str(), Some("the certificate"));
     }
 }

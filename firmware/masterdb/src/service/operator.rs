@@ -1,6 +1,7 @@
 //! What operators do: customers, objects, entitlements, the audit trail.
 
 use super::{Failure, MasterDb};
+use crate::config::Lifetimes;
 use crate::password::SHORTEST;
 use crate::store::audit::{self, Own};
 use crate::store::customers::Enabled;
@@ -118,9 +119,9 @@ impl MasterDb {
             | Change::RemoveCustomer { customer } => Some(customer.clone()),
             _ => None,
         };
-        let (name, by) = (self.name.clone(), who.clone());
+        let (name, by, lives) = (self.name.clone(), who.clone(), self.lives);
         let done = self.store.write(move |txn| {
-            let reply = make_once(txn, &name, &by, id, fingerprint, &change)?;
+            let reply = make_once(txn, &name, &by, id, fingerprint, &change, &lives)?;
             Ok((reply, revocations::last(txn)?))
         });
         let (reply, last) = done.await?;
@@ -142,6 +143,7 @@ fn make_once(
     id: Id,
     fingerprint: String,
     change: &Change,
+    lives: &Lifetimes,
 ) -> Result<Reply, StoreError> {
     match requests::find(txn, id, &fingerprint)? {
         Known::No => {}
@@ -159,7 +161,7 @@ fn make_once(
         | Change::Entitle { customer, .. }
         | Change::Withdraw { customer, .. } => (Some(Text::lossy(customer.as_str())), None),
     };
-    let what = match make(txn, change, now)? {
+    let what = match make(txn, change, lives, now)? {
         Effect::Refused(fault, text) => return Ok(Reply::refused(fault, &text)),
         Effect::Nothing => return Ok(Reply::Done {}),
         Effect::Made(what) => what,
@@ -170,7 +172,7 @@ fn make_once(
     Ok(Reply::Done {})
 }
 
-fn make(txn: &WriteTransaction, change: &Change, now: Timestamp) -> Result<Effect, StoreError> {
+fn make(txn: &WriteTransaction, change: &Change, lives: &Lifetimes, now: Timestamp) -> Result<Effect, StoreError> {
     Ok(match change {
         Change::AddCustomer { customer, hash } => match customers::add(txn, customer, hash.clone(), now)? {
             true => Effect::Made("customer added".to_owned()),
@@ -206,13 +208,13 @@ fn make(txn: &WriteTransaction, change: &Change, now: Timestamp) -> Result<Effec
             }
         },
         Change::Entitle { customer, product, version, until } => {
-            match entitlements::add(txn, customer, product, version.as_ref(), *until, now)? {
+            match entitlements::add(txn, customer, product, version.as_ref(), *until, lives, now)? {
                 true => Effect::Made(format!("entitled to {}", what(product, version.as_ref(), *until))),
                 false => refused(Fault::NotFound, "there is no such customer, product or version"),
             }
         }
         Change::Withdraw { customer, product, version } => {
-            match entitlements::remove(txn, customer, product, version.as_ref(), now)? {
+            match entitlements::remove(txn, customer, product, version.as_ref(), lives, now)? {
                 true => Effect::Made(format!("no longer entitled to {}", what(product, version.as_ref(), None))),
                 false => refused(Fault::NotFound, "there is no such entitlement"),
             }

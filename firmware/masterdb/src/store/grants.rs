@@ -9,6 +9,7 @@ use super::tables::{CUSTOMERS, ENTITLEMENTS, GRANT_ENDS, GRANT_REQUESTS, GRANTS,
 use super::{customers, entitlements, objects, revocations};
 use crate::config::Lifetimes;
 use redb::{ReadableTable, WriteTransaction};
+use std::collections::BTreeSet;
 use tobj::{Id, LeaseKind, Name, Timestamp};
 
 /// How many grants of the past are forgotten with each new one: more than one, so that their number comes down.
@@ -123,6 +124,36 @@ fn keep(txn: &WriteTransaction, row: &GrantRow) -> Result<(), StoreError> {
 
 fn kept_until(row: &GrantRow) -> Timestamp {
     row.use_by.max(row.lease_expires)
+}
+
+/// When the last lease ends that may have been granted by now: by the grants that are known, also such as a clock that was ahead has
+/// made; by how long leases last, where a store that was put back from a copy does not know all of them.
+///
+/// # Errors
+/// [`StoreError`] when the store fails.
+pub(super) fn last_end(txn: &WriteTransaction, lives: &Lifetimes, now: Timestamp) -> Result<Timestamp, StoreError> {
+    let longest = now.plus(lives.standing.max(lives.one_time).max(lives.grant));
+    let ends = txn.open_table(GRANT_ENDS)?;
+    Ok(ends.last()?.map_or(longest, |(key, _)| longest.max(Timestamp(key.value().0))))
+}
+
+/// The versions of a product of which a customer may have leases, as far as grants are known. Looks at all of them.
+///
+/// # Errors
+/// [`StoreError`] when the store fails.
+pub(super) fn versions(
+    txn: &WriteTransaction,
+    customer: &Name,
+    product: &Name,
+) -> Result<BTreeSet<String>, StoreError> {
+    let mut versions = BTreeSet::new();
+    for row in txn.open_table(GRANTS)?.iter()? {
+        let row: GrantRow = rows::read("grants", row?.1.value())?;
+        if (&row.customer, &row.product) == (customer, product) {
+            versions.insert(row.version.to_string());
+        }
+    }
+    Ok(versions)
 }
 
 fn forget(txn: &WriteTransaction, now: Timestamp) -> Result<(), StoreError> {

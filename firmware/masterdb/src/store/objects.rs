@@ -5,6 +5,7 @@ use super::rows::{self, ObjectRow, ProductRow};
 use super::tables::{OBJECTS, PRODUCTS, Row};
 use crate::page::{self, Page};
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+use std::collections::BTreeSet;
 use tobj::{CatalogueItem, Name, Timestamp};
 
 /// What became of an object that was to be added.
@@ -56,6 +57,23 @@ pub fn add(txn: &WriteTransaction, product: &Name, version: &Name, row: &ObjectR
 /// [`StoreError`] when the store fails.
 pub fn remove(txn: &WriteTransaction, product: &Name, version: &Name) -> Result<bool, StoreError> {
     Ok(txn.open_table(OBJECTS)?.remove((product.as_str(), version.as_str()))?.is_some())
+}
+
+/// The versions of a product that are offered.
+///
+/// # Errors
+/// [`StoreError`] when the store fails.
+pub fn versions(txn: &WriteTransaction, product: &Name) -> Result<BTreeSet<String>, StoreError> {
+    let mut versions = BTreeSet::new();
+    for row in txn.open_table(OBJECTS)?.range((product.as_str(), "")..)? {
+        let (key, _) = row?;
+        let (of, version) = key.value();
+        if of != product.as_str() {
+            break;
+        }
+        versions.insert(version.to_owned());
+    }
+    Ok(versions)
 }
 
 /// Whether there is this product, or this version of it.

@@ -1,7 +1,8 @@
 //! The tables, and the version of their layout.
 
 use super::StoreError;
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::{Database, ReadTransaction, ReadableTable, TableDefinition};
+use tobj::Timestamp;
 
 /// The layout that this version writes.
 pub const SCHEMA: u64 = 1;
@@ -11,7 +12,7 @@ pub type Row = &'static [u8];
 /// An ID of 128 bits.
 pub type Key = &'static [u8; 16];
 
-/// `schema` → [`SCHEMA`].
+/// `schema` → [`SCHEMA`], `made` → when the store was made (seconds since 1970), which those of the first versions do not have.
 pub const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Customer → [`CustomerRow`](super::rows::CustomerRow).
 pub const CUSTOMERS: TableDefinition<&str, Row> = TableDefinition::new("customers");
@@ -49,7 +50,9 @@ pub(super) fn prepare(database: &Database) -> Result<(), StoreError> {
         Some(found) if found > SCHEMA => return Err(StoreError::Newer { found, known: SCHEMA }),
         Some(_) => {}
         None => {
-            txn.open_table(META)?.insert("schema", SCHEMA)?;
+            let mut meta = txn.open_table(META)?;
+            meta.insert("schema", SCHEMA)?;
+            meta.insert("made", Timestamp::now().0)?;
         }
     }
     txn.open_table(CUSTOMERS)?;
@@ -66,4 +69,12 @@ pub(super) fn prepare(database: &Database) -> Result<(), StoreError> {
     txn.open_table(REQUEST_ORDER)?;
     txn.commit()?;
     Ok(())
+}
+
+/// When the store was made, if it knows.
+///
+/// # Errors
+/// [`StoreError`] when the table cannot be read.
+pub fn made(txn: &ReadTransaction) -> Result<Option<Timestamp>, StoreError> {
+    Ok(txn.open_table(META)?.get("made")?.map(|at| Timestamp(at.value())))
 }

@@ -6,11 +6,15 @@ use super::rows::ObjectRow;
 use super::*;
 use crate::config::Lifetimes;
 use proptest::prelude::*;
-use redb::{ReadableTable, ReadableTableMetadata};
+use redb::{Builder, ReadableTable, ReadableTableMetadata};
 use std::collections::BTreeMap;
 use tobj::{AuditEvent, AuditRecord, FileName, Id, LeaseKind, Name, Sha256, Text, Timestamp, TlsVersion};
 
+mod file;
+mod withdrawals;
+
 const NOW: Timestamp = Timestamp(1_000_000);
+const LIVES: Lifetimes = Lifetimes { session: 1800, grant: 300, standing: 5000, one_time: 4000 };
 
 fn name(s: &str) -> Name {
     Name::new(s).unwrap()
@@ -207,15 +211,15 @@ async fn revocations_are_numbered_and_come_once() {
             customers::add(txn, &name("alice"), "h".into(), NOW)?;
             objects::add(txn, &name("maps"), &name("1"), &object(1))?;
             let (alice, maps, one) = (name("alice"), name("maps"), name("1"));
-            entitlements::add(txn, &alice, &maps, Some(&one), None, NOW)?;
-            entitlements::add(txn, &alice, &maps, Some(&one), None, NOW)?;
+            entitlements::add(txn, &alice, &maps, Some(&one), None, &LIVES, NOW)?;
+            entitlements::add(txn, &alice, &maps, Some(&one), None, &LIVES, NOW)?;
             assert_eq!(revocations::last(txn)?, 0, "nothing was withdrawn");
-            entitlements::add(txn, &alice, &maps, Some(&one), Some(NOW.plus(5)), NOW)?;
+            entitlements::add(txn, &alice, &maps, Some(&one), Some(NOW.plus(5)), &LIVES, NOW)?;
             assert_eq!(revocations::last(txn)?, 1, "ends earlier than before");
-            entitlements::add(txn, &alice, &maps, Some(&one), Some(NOW.plus(9)), NOW)?;
+            entitlements::add(txn, &alice, &maps, Some(&one), Some(NOW.plus(9)), &LIVES, NOW)?;
             assert_eq!(revocations::last(txn)?, 1, "ends later than before");
-            assert!(entitlements::remove(txn, &alice, &maps, Some(&one), NOW)?);
-            assert!(!entitlements::remove(txn, &alice, &maps, Some(&one), NOW)?);
+            assert!(entitlements::remove(txn, &alice, &maps, Some(&one), &LIVES, NOW)?);
+            assert!(!entitlements::remove(txn, &alice, &maps, Some(&one), &LIVES, NOW)?);
             assert!(customers::set_password(txn, &alice, "g".into(), NOW)?);
             assert!(!customers::set_password(txn, &name("bob"), "g".into(), NOW)?);
             Ok(())
@@ -242,7 +246,7 @@ async fn entitled() -> Temporary {
         .write(|txn| {
             customers::add(txn, &name("alice"), "h".into(), NOW)?;
             objects::add(txn, &name("maps"), &name("1"), &object(1))?;
-            entitlements::add(txn, &name("alice"), &name("maps"), None, Some(NOW.plus(1000)), NOW)
+            entitlements::add(txn, &name("alice"), &name("maps"), None, Some(NOW.plus(1000)), &LIVES, NOW)
         })
         .await
         .unwrap();
@@ -262,8 +266,7 @@ fn wish(request: u8, version: &str) -> Wish {
 }
 
 async fn issue(t: &Temporary, wish: Wish, now: Timestamp) -> Outcome {
-    let lives = Lifetimes { grant: 300, standing: 5000, ..Lifetimes::default() };
-    t.store.write(move |txn| grants::issue(txn, &wish, &lives, now)).await.unwrap()
+    t.store.write(move |txn| grants::issue(txn, &wish, &LIVES, now)).await.unwrap()
 }
 
 #[tokio::test]
@@ -370,7 +373,15 @@ async fn a_catalogue_is_whole_whatever_is_not_shown_of_it() {
             for n in 0..total {
                 let download = name(if n % 10 == 3 { "elsewhere" } else { "download" });
                 objects::add(txn, &name("maps"), &name(&format!("v{n:03}")), &ObjectRow { download, ..object(n) })?;
-                entitlements::add(txn, &name("alice"), &name("maps"), Some(&name(&format!("v{n:03}"))), None, NOW)?;
+                entitlements::add(
+                    txn,
+                    &name("alice"),
+                    &name("maps"),
+                    Some(&name(&format!("v{n:03}"))),
+                    None,
+                    &LIVES,
+                    NOW,
+                )?;
             }
             // Entitlements to versions that are offered no more.
             for n in [0, 5, 50] {
@@ -415,7 +426,7 @@ async fn grants_are_forgotten_after_their_lease() {
             Ok(ends)
         })
     };
-    t.store.write(|txn| entitlements::add(txn, &name("alice"), &name("maps"), None, None, NOW)).await.unwrap();
+    t.store.write(|txn| entitlements::add(txn, &name("alice"), &name("maps"), None, None, &LIVES, NOW)).await.unwrap();
     assert!(matches!(issue(&t, wish(20, "1"), NOW.plus(1000)).await, Outcome::Issued(_)));
     assert_eq!(count().await.unwrap(), 10, "not before the leases end");
     let mut left = Vec::new();
@@ -495,7 +506,8 @@ fn apply(txn: &WriteTransaction, model: &mut Model, step: &Step, now: &mut u64) 
             let known = *customer < CUSTOMERS && *product < PRODUCTS && version.is_none_or(|v| v < VERSIONS);
             let (version_name, at) = (version.map(v), Timestamp(*now));
             let until_at = until.map(Timestamp);
-            let done = entitlements::add(txn, &c(*customer), &p(*product), version_name.as_ref(), until_at, at)?;
+            let done =
+                entitlements::add(txn, &c(*customer), &p(*product), version_name.as_ref(), until_at, &LIVES, at)?;
             assert_eq!(done, known, "{step:?}");
             if known {
                 model.insert((*customer, *product, *version), *until);
@@ -503,7 +515,8 @@ fn apply(txn: &WriteTransaction, model: &mut Model, step: &Step, now: &mut u64) 
         }
         Step::Remove { customer, product, version } => {
             let version_name = version.map(v);
-            let done = entitlements::remove(txn, &c(*customer), &p(*product), version_name.as_ref(), Timestamp(*now))?;
+            let done =
+                entitlements::remove(txn, &c(*customer), &p(*product), version_name.as_ref(), &LIVES, Timestamp(*now))?;
             assert_eq!(done, model.remove(&(*customer, *product, *version)).is_some(), "{step:?}");
         }
     }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use std::process::Command;
 
 fn site(tls: bool, ca_hint: Option<&str>) -> Download {
-    Download { host: "127.0.0.1".into(), port: 2121, tls, ca_hint: ca_hint.map(str::to_owned) }
+    Download { host: "127.0.0.1".into(), port: 2121, tls, require_tls: false, ca_hint: ca_hint.map(str::to_owned) }
 }
 
 fn target<'a>(at: &'a Download, path: &'a str) -> Target<'a> {
@@ -41,7 +41,7 @@ fn urls() {
     assert_eq!(target(&at, "/a.iso").url(), "ftp://t1:s3cret@127.0.0.1:2121/a.iso");
     let hostile = Target { at: &at, user: "a@b+c", password: Some("p:/@%"), path: "/p/1.0/a b#?ü;'\".iso" };
     assert_eq!(hostile.url(), "ftp://a%40b%2Bc:p%3A%2F%40%25@127.0.0.1:2121/p/1.0/a%20b%23%3F%C3%BC%3B%27%22.iso");
-    let six = Download { host: "2001:db8::1".into(), port: 21, tls: false, ca_hint: None };
+    let six = Download { host: "2001:db8::1".into(), port: 21, tls: false, require_tls: false, ca_hint: None };
     assert_eq!(Target { at: &six, user: "u", password: None, path: "/x" }.url(), "ftp://u@[2001:db8::1]/x");
 }
 

@@ -42,7 +42,7 @@ impl Silent {
     }
 
     fn pipe(&self) -> Pipe {
-        pipe_to(router(Arc::new(App { backend: self.backend.clone(), downloads: BTreeMap::new() })))
+        pipe_to(router(Arc::new(App { backend: self.backend.clone(), downloads: BTreeMap::new(), authority: None })))
     }
 }
 
@@ -193,7 +193,8 @@ async fn the_head_at_its_edge() {
 #[tokio::test(start_paused = true)]
 async fn half_a_body_ends() {
     let backend = Backend::new("/nonexistent".as_ref(), tobj::Name::new("database").unwrap());
-    let pipe = pipe_to(router(Arc::new(App { backend: Arc::new(backend), downloads: BTreeMap::new() })));
+    let pipe =
+        pipe_to(router(Arc::new(App { backend: Arc::new(backend), downloads: BTreeMap::new(), authority: None })));
     let mut stream = client(pipe.client, pipe.ca).await;
     stream.write_all(b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nuser=").await.unwrap();
     assert!(head(&mut stream).await.starts_with("HTTP/1.1 408"));

@@ -1,13 +1,13 @@
 //! One function for each address.
 
 use super::views::{Listing, Staged, Until};
-use super::{App, Client, Format, Problem, json, pages};
+use super::{AUTHORITY, App, Client, Format, Problem, Wanted, json, pages};
 use crate::backend::BackendError;
 use crate::session::{self, Session};
 use axum::Extension;
 use axum::extract::rejection::{FormRejection, QueryRejection};
 use axum::extract::{Form, Query, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, SET_COOKIE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Redirect, Response};
 use daemon::RateLimit;
@@ -47,8 +47,9 @@ pub(super) struct StageForm {
 /// Where in the list a page starts.
 #[derive(Deserialize)]
 pub(super) struct Place {
-    #[serde(default)]
-    offset: u64,
+    offset: Option<u64>,
+    /// The one product that it shows.
+    product: Option<String>,
 }
 
 /// Puts a cookie into a response; [`Session`] and [`session::removal`] make only such as fit.
@@ -90,15 +91,15 @@ fn explain(error: &BackendError, client: &Client) -> Problem {
     problem
 }
 
-pub(super) async fn index(headers: HeaderMap) -> Response {
+pub(super) async fn index(Extension(wanted): Extension<Wanted>, headers: HeaderMap) -> Response {
     match Session::of(&headers) {
-        Some(_) => Redirect::to("/downloads").into_response(),
-        None => pages::login(None).into_response(),
+        Some(_) => Redirect::to(&wanted.at("/downloads")).into_response(),
+        None => pages::login(None, &wanted).into_response(),
     }
 }
 
-pub(super) async fn home() -> Redirect {
-    Redirect::to("/")
+pub(super) async fn home(Extension(wanted): Extension<Wanted>) -> Redirect {
+    Redirect::to(&wanted.at("/"))
 }
 
 pub(super) async fn healthz() -> &'static str {
@@ -109,10 +110,22 @@ pub(super) async fn style() -> Response {
     ([(CONTENT_TYPE, "text/css; charset=utf-8"), (CACHE_CONTROL, "max-age=3600")], pages::STYLE).into_response()
 }
 
+/// The certificate by which customers know the site's servers: no secret, and the same for everybody.
+pub(super) async fn authority(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+    let pem = app.authority.clone().ok_or(Problem::NotFound)?;
+    let headers = [
+        (CONTENT_TYPE, "application/x-pem-file"),
+        (CONTENT_DISPOSITION, "attachment; filename=\"ca.pem\""),
+        (CACHE_CONTROL, "max-age=3600"),
+    ];
+    Ok((headers, pem).into_response())
+}
+
 pub(super) async fn login(
     State(app): State<Arc<App>>,
     Extension(client): Extension<Client>,
     Extension(format): Extension<Format>,
+    Extension(wanted): Extension<Wanted>,
     form: Result<Form<LoginForm>, FormRejection>,
 ) -> Result<Response, Problem> {
     let Form(LoginForm { user, password }) = form.map_err(|_| Problem::Invalid)?;
@@ -125,7 +138,7 @@ pub(super) async fn login(
         app.backend.login(user, password, client.0).await.map_err(|error| explain(&error, &client))?;
     tracing::info!(customer = %session.customer, address = %client.0, "login");
     let mut response = match format {
-        Format::Page => Redirect::to("/downloads").into_response(),
+        Format::Page => Redirect::to(&wanted.at("/downloads")).into_response(),
         Format::Json => json::welcome(session.customer.as_str(), &session.csrf(), &Until::from(expires)),
     };
     set_cookie(&mut response, &session.cookie())?;
@@ -156,10 +169,18 @@ pub(super) async fn downloads(
     headers: HeaderMap,
     place: Result<Query<Place>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let Query(Place { offset }) = place.map_err(|_| Problem::Invalid)?;
+    let Query(Place { offset, product }) = place.map_err(|_| Problem::Invalid)?;
+    let product = product.map(|product| Name::new(&product)).transpose().map_err(|_| Problem::Invalid)?;
     let session = Session::of(&headers).ok_or(Problem::NotSignedIn)?;
-    let page = app.backend.catalogue(&session, offset).await.map_err(|error| explain(&error, &client))?;
-    let listing = Listing::new(&session, offset, &page);
+    let (offset, page) = match (&product, offset) {
+        (Some(product), None) => app.backend.find(&session, product).await,
+        (_, offset) => {
+            let offset = offset.unwrap_or(0);
+            app.backend.catalogue(&session, offset).await.map(|page| (offset, page))
+        }
+    }
+    .map_err(|error| explain(&error, &client))?;
+    let listing = Listing::new(&session, offset, &page, product.as_ref());
     Ok(match format {
         Format::Page => pages::downloads(&listing).into_response(),
         Format::Json => json::body(&listing),
@@ -189,6 +210,7 @@ pub(super) async fn stage(
         tracing::error!(once = %once.id, standing = %standing.id, "two leases of one file do not agree");
         return Err(Problem::Internal);
     };
+    let staged = Staged { ca_path: staged.ca.as_ref().and(app.authority.as_ref()).map(|_| AUTHORITY), ..staged };
     tracing::info!(customer = %session.customer, %product, %version, lease = %once.id, "staged");
     Ok(match format {
         Format::Page => pages::staged(&staged, session.customer.as_str(), &session.csrf()).into_response(),

@@ -2,10 +2,15 @@
 //!
 //! The ids on the staged page and the names of form fields are an interface: scripts and tests read them.
 
-use super::Problem;
 use super::views::{Listing, Staged, Until};
+use super::{Problem, Wanted};
+use crate::links::encode;
 use axum::response::Html;
 use maud::{DOCTYPE, Markup, html};
+
+/// What a link or a password of a lease is good for.
+const ONE_FILE: &str = "User and password are yours alone and good for this one file: once it has been fetched in full, or at the time below, \
+                        they end.";
 
 /// The style sheet.
 pub(crate) const STYLE: &str = include_str!("style.css");
@@ -48,13 +53,13 @@ fn page(title: &str, signed: Option<Signed<'_>>, content: &Markup) -> Html<Strin
     Html(markup.into_string())
 }
 
-/// The login form, with a message where there was a problem.
-pub(crate) fn login(problem: Option<Problem>) -> Html<String> {
+/// The login form, with a message where there was a problem. Who has come for a product gets there by it.
+pub(crate) fn login(problem: Option<Problem>, wanted: &Wanted) -> Html<String> {
     let content = html! {
         @if let Some(problem) = problem {
             p #message role="alert" { (problem.message()) }
         }
-        form id="login" method="post" action="/login" {
+        form id="login" method="post" action=(wanted.at("/login")) {
             label for="user" { "Name" }
             input id="user" name="user" type="text" autocomplete="username" autocapitalize="none" spellcheck="false" required;
             label for="password" { "Password" }
@@ -77,9 +82,20 @@ pub(crate) fn problem(problem: Problem) -> Html<String> {
 /// What the customer is entitled to.
 pub(crate) fn downloads(listing: &Listing) -> Html<String> {
     let signed = Signed { customer: &listing.customer, csrf: &listing.csrf };
+    let at = |offset: u64| match &listing.product {
+        Some(product) => format!("/downloads?product={}&offset={offset}", encode(product, false)),
+        None => format!("/downloads?offset={offset}"),
+    };
     let content = html! {
+        @if let Some(product) = &listing.product {
+            p { "This is only what there is of " strong id="product" { (product) } ". " a href="/downloads" { "All your downloads" } }
+        }
         @if listing.items.is_empty() {
-            p #message { @if listing.offset == 0 { "There is nothing for you to download yet." } @else { "There is nothing more." } }
+            p #message {
+                @if listing.product.is_some() { "Nothing of it is among your downloads." }
+                @else if listing.offset == 0 { "There is nothing for you to download yet." }
+                @else { "There is nothing more." }
+            }
         } @else {
             p { "Choose a file. You then get a link and commands to download it with." }
             table id="downloads" {
@@ -120,8 +136,8 @@ pub(crate) fn downloads(listing: &Listing) -> Html<String> {
         }
         @if listing.previous.is_some() || listing.next.is_some() {
             nav aria-label="Pages" {
-                @if let Some(offset) = listing.previous { a rel="prev" href={ "/downloads?offset=" (offset) } { "Previous" } " " }
-                @if let Some(offset) = listing.next { a rel="next" href={ "/downloads?offset=" (offset) } { "Next" } }
+                @if let Some(offset) = listing.previous { a rel="prev" href=(at(offset)) { "Previous" } " " }
+                @if let Some(offset) = listing.next { a rel="next" href=(at(offset)) { "Next" } }
             }
         }
     };
@@ -141,10 +157,19 @@ fn until(until: &Until) -> Markup {
 pub(crate) fn staged(staged: &Staged, customer: &str, csrf: &str) -> Html<String> {
     let account = &staged.account;
     let content = html! {
-        p { "Your file is ready: " a id="ftp-link" href=(staged.url) { "download " (staged.file) } }
-        p {
-            "The link works in download programs and in browsers that still speak ftp. "
-            "It is yours alone and good for this one file: once it has been fetched in full, or at the time below, it ends."
+        @if staged.tls_required {
+            p {
+                "Your file is ready. Its server lets nobody in without encryption, so there is no link for browsers: use a command below, or a "
+                "download program that speaks FTPS (explicit TLS) with the values below. "
+                (ONE_FILE)
+            }
+        } @else {
+            p { "Your file is ready: " a id="ftp-link" href=(staged.url) { "download " (staged.file) } }
+            p #clear {
+                strong { "By this link the password and the file cross the network in clear, for others on the way to read." }
+                @if staged.tls { " The commands below encrypt both." } @else { " So they do by the commands below." }
+            }
+            p { "The link works in download programs and in browsers that still speak ftp. " (ONE_FILE) }
         }
         dl {
             dt { "Product" } dd { (staged.product) " " (staged.version) }
@@ -153,7 +178,7 @@ pub(crate) fn staged(staged: &Staged, customer: &str, csrf: &str) -> Html<String
             dt { "SHA-256" } dd { code id="sha256" { (staged.sha256) } }
             dt { "Server" } dd { code id="ftp-host" { (staged.host) } " port " code id="ftp-port" { (staged.port) } }
             dt { "Encryption" }
-            dd { @if staged.tls { "explicit TLS (FTPS), which the commands below insist on" } @else { "none" } }
+            dd #encryption { @if staged.tls { "explicit TLS (FTPS), which the commands below insist on" } @else { "none" } }
             dt { "User" } dd { code id="ftp-user" { (staged.user) } }
             dt { "Password" } dd { code id="ftp-password" { (staged.password) } }
             dt { "Valid until" } dd id="expires" { (until(&staged.expires)) }
@@ -165,7 +190,11 @@ pub(crate) fn staged(staged: &Staged, customer: &str, csrf: &str) -> Html<String
         pre id="lftp" { (staged.lftp) }
         p { "Both go on where they stopped when they are run again." }
         @if let Some(ca) = &staged.ca {
-            p { "The commands expect the certificate of the site's own authority in the file " code id="ca" { (ca) } "." }
+            p {
+                "The commands expect the certificate of the site's own authority in the file " code id="ca" { (ca) } ", which "
+                @if let Some(path) = staged.ca_path { a id="ca-link" href=(path) download=(ca) { "you get here" } ", once for all downloads." }
+                @else { "you get from whoever runs this site." }
+            }
         }
         h2 { "Check what has arrived" }
         pre id="sha256sum" { (staged.check) }

@@ -3,7 +3,7 @@
 //! Handlers return a [`Problem`]; it travels as an extension of an empty response to the outermost layer, which knows whether a page or
 //! JSON was asked for. The reason in full is in the log, where it arose.
 
-use super::{Format, json, pages};
+use super::{Format, Wanted, json, pages};
 use axum::http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -131,14 +131,14 @@ impl Problem {
         matches!(self, Self::WrongLogin | Self::SlowDown | Self::Crowded | Self::Expired)
     }
 
-    /// The whole answer.
-    pub(crate) fn render(self, format: Format) -> Response {
+    /// The whole answer to who wants this.
+    pub(crate) fn render(self, format: Format, wanted: &Wanted) -> Response {
         let mut response = match format {
             Format::Json => json::problem(self).into_response(),
             Format::Page if self == Self::NotSignedIn => {
-                return (StatusCode::SEE_OTHER, [(LOCATION, "/")]).into_response();
+                return (StatusCode::SEE_OTHER, [(LOCATION, wanted.at("/"))]).into_response();
             }
-            Format::Page if self.shows_login() => pages::login(Some(self)).into_response(),
+            Format::Page if self.shows_login() => pages::login(Some(self), wanted).into_response(),
             Format::Page => pages::problem(self).into_response(),
         };
         *response.status_mut() = self.status();

@@ -5,7 +5,7 @@ use crate::config::Download;
 use crate::links::{Target, file_name, human_size, sha256sum};
 use crate::session::Session;
 use serde::Serialize;
-use tobj::{Name, PAGE, Timestamp};
+use tobj::{CatalogueItem, Name, PAGE, Timestamp};
 
 /// A time as RFC 3339 has it, in UTC; `None` for one that never comes.
 #[derive(Clone, PartialEq, Eq, Serialize)]
@@ -38,6 +38,8 @@ pub(crate) struct Listing {
     pub customer: String,
     pub csrf: String,
     pub offset: u64,
+    /// The one product that is shown, where there is one.
+    pub product: Option<String>,
     /// Where the page before this one starts.
     pub previous: Option<u64>,
     /// Where the next page starts.
@@ -46,10 +48,14 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
-    pub(crate) fn new(session: &Session, offset: u64, page: &CataloguePage) -> Self {
+    /// What is shown of the page that starts here: all of it, or what is of one product.
+    pub(crate) fn new(session: &Session, offset: u64, page: &CataloguePage, only: Option<&Name>) -> Self {
+        let shown = |item: &CatalogueItem| only.is_none_or(|only| *only == item.product);
+        // What comes after another product is of another one, too.
+        let more = page.more && page.items.last().is_some_and(shown);
         let count = u64::try_from(page.items.len()).unwrap_or(u64::MAX);
         let step = u64::try_from(PAGE).unwrap_or(u64::MAX);
-        let items = page.items.iter().map(|item| Item {
+        let items = page.items.iter().filter(|item| shown(item)).map(|item| Item {
             product: item.product.to_string(),
             version: item.version.to_string(),
             file: item.file.to_string(),
@@ -62,8 +68,9 @@ impl Listing {
             customer: session.customer.to_string(),
             csrf: session.csrf(),
             offset,
-            previous: (offset > 0).then(|| offset.saturating_sub(step)),
-            next: (page.more && count > 0).then(|| offset.saturating_add(count)),
+            product: only.map(Name::to_string),
+            previous: (offset > 0 && only.is_none()).then(|| offset.saturating_sub(step)),
+            next: more.then(|| offset.saturating_add(count)),
             items: items.collect(),
         }
     }
@@ -95,7 +102,10 @@ pub(crate) struct Staged {
     pub host: String,
     pub port: u16,
     pub tls: bool,
+    pub tls_required: bool,
     pub ca: Option<String>,
+    /// Where at this portal the certificate is to be had that the commands expect.
+    pub ca_path: Option<&'static str>,
     pub user: String,
     pub password: String,
     pub path: String,
@@ -135,6 +145,8 @@ impl Staged {
             host: at.host.clone(),
             port: at.port,
             tls: at.tls,
+            tls_required: at.tls && at.require_tls,
+            ca_path: None,
             ca: at.ca_hint.clone().filter(|_| at.tls),
             user: user.to_string(),
             password: secret.expose().to_owned(),
@@ -181,7 +193,7 @@ mod tests {
         };
         let ends = |offset, count, more| {
             let page = CataloguePage { items: vec![item.clone(); count], more };
-            let listing = Listing::new(&session, offset, &page);
+            let listing = Listing::new(&session, offset, &page, None);
             (listing.previous, listing.next)
         };
         assert_eq!(ends(0, 3, false), (None, None));
@@ -189,5 +201,18 @@ mod tests {
         assert_eq!(ends(100, 200, true), (Some(0), Some(300)));
         assert_eq!(ends(400, 1, false), (Some(200), None));
         assert_eq!(ends(u64::MAX, 0, true), (Some(u64::MAX - 200), None));
+
+        // Of one product: there is more only where the page ends with it.
+        let other = CatalogueItem { product: Name::new("q").unwrap(), ..item.clone() };
+        let of = |name: &str, more| {
+            let page = CataloguePage { items: [vec![item.clone(); 3], vec![other.clone(); 2]].concat(), more };
+            let listing = Listing::new(&session, 10, &page, Some(&Name::new(name).unwrap()));
+            (listing.items.len(), listing.previous, listing.next)
+        };
+        assert_eq!(
+            (of("p", true), of("q", true), of("q", false)),
+            ((3, None, None), (2, None, Some(15)), (2, None, None))
+        );
+        assert_eq!(of("r", true), (0, None, None));
     }
 }

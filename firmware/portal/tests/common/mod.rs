@@ -210,11 +210,16 @@ pub(crate) struct World {
 }
 
 pub(crate) async fn world(items: Vec<CatalogueItem>) -> World {
+    world_with(items, |config| config).await
+}
+
+/// The same with another configuration.
+pub(crate) async fn world_with(items: Vec<CatalogueItem>, change: impl FnOnce(String) -> String) -> World {
     let site = Site::new();
     let (trigger, shutdown) = Shutdown::manual();
     let machines = site.machines(shutdown.clone());
     machines.script.lock().unwrap().items = items;
-    let config: portal::Config = toml::from_str(&site.config()).unwrap();
+    let config: portal::Config = toml::from_str(&change(site.config())).unwrap();
     let listeners = portal::Listeners::bind(&config).unwrap();
     let address = listeners.https[0].local_addr().unwrap();
     let portal = tokio::spawn(portal::run(config, listeners, shutdown));
@@ -355,7 +360,12 @@ impl Browser {
 
     /// Logs in as the customer there is and keeps the cookie.
     pub(crate) async fn login(&mut self) -> Page {
-        let page = self.post("/login", &[("user", "alice"), ("password", PASSWORD)]).await;
+        self.login_by("/login").await
+    }
+
+    /// The same by a form that leads there.
+    pub(crate) async fn login_by(&mut self, action: &str) -> Page {
+        let page = self.post(action, &[("user", "alice"), ("password", PASSWORD)]).await;
         self.cookie = page.header("set-cookie").map(|c| c.split(';').next().unwrap().to_owned());
         page
     }
