@@ -107,17 +107,12 @@ pub fn a_file_is_delivered(site: &Desk) -> Value {
     let dir = site.path("customer");
     fs::create_dir(&dir).expect("a directory of the test's");
     let ca = dir.join("ca.pem");
-    match page.attribute("ca-link", "href") {
-        Some(path) => {
-            let url = format!("{}{path}", site.access().portal_url());
-            let mut curl = Command::new("curl");
-            curl.args(["--silent", "--show-error", "--fail", "--cacert"]).arg(site.access().ca()).arg("--output");
-            assert!(curl.arg(&ca).arg(url).status().expect("curl").success(), "the page's link to the certificate");
-            assert_eq!(fs::read(&ca).expect("it came"), fs::read(site.access().ca()).expect("the authority's"));
-        }
-        // Of roles on one host the portal has none to give.
-        None => drop(fs::copy(site.access().ca(), &ca).expect("the authority's certificate")),
-    }
+    let link = page.attribute("ca-link", "href").expect("the commands' certificate is to be had");
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--cacert"]).arg(site.access().ca()).arg("--output").arg(&ca);
+    let fetched = curl.arg(format!("{}{link}", site.access().portal_url())).status().expect("curl runs");
+    assert!(fetched.success(), "the page's link to the certificate");
+    assert_eq!(fs::read(&ca).expect("it came"), fs::read(site.access().ca()).expect("the authority's"));
     for id in ["curl", "sha256sum"] {
         let command = page.text(id).unwrap_or_else(|| panic!("no {id} on the page"));
         let output = Command::new("sh").arg("-ec").arg(command).current_dir(&dir).output().expect("a shell");

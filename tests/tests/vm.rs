@@ -102,6 +102,13 @@ fn vm_the_whole_path_and_each_refusal() {
         assert_secret(&streams, texts.into_iter().chain([staged.user.as_str(), staged.password.as_str()]));
         assert_secret(&streams, protocol_words());
     }
+
+    // Somebody has to go there now.
+    desk.operate(&["poweroff", "download"]);
+    let patience = Patience::of(LONG);
+    while booted.vms.vm(Role::Download).ended().is_none() {
+        patience.pause(Duration::from_millis(250)).unwrap_or_else(|e| panic!("a machine that is off: {e}"));
+    }
 }
 
 #[test]

@@ -99,6 +99,7 @@ async fn run(args: Args) -> Result<(), CtlError> {
         Command::Storage { command } => storage::run(&open()?, command, json).await,
         Command::Update { command } => update::run(&open()?, command, json).await,
         Command::Reboot { machine } => update::reboot(&open()?, &machine).await,
+        Command::Poweroff { machine } => update::power_off(&open()?, &machine).await,
         Command::FactoryReset { machine, confirm } => update::factory_reset(&open()?, &machine, &confirm).await,
         Command::Audit { command } => status::audit(&open()?, command, json).await,
         Command::Log(command) => log::run(&open()?, command, json).await,

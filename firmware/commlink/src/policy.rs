@@ -46,6 +46,7 @@ const MACHINE: &[RequestTag] = &[
     Tag::UpdateConfirm,
     Tag::UpdateRollback,
     Tag::Reboot,
+    Tag::PowerOff,
     Tag::FactoryReset,
     Tag::LogList,
 ];
@@ -227,6 +228,7 @@ mod tests {
             | Tag::UpdateConfirm
             | Tag::UpdateRollback
             | Tag::Reboot
+            | Tag::PowerOff
             | Tag::FactoryReset
             | Tag::LogList => &["operator operator web", "operator operator download", "operator operator database"],
             Tag::Login | Tag::Logout | Tag::Catalogue | Tag::Grant => {

@@ -187,7 +187,7 @@ types! {
             /// His password.
             "PASSWORD" password: Secret,
         }
-        /// Operator → database: another password for a customer; ends his sessions: [`Reply::Done`] or `NOT-FOUND`.
+        /// Operator → database: another password for a customer; ends his sessions and leases: [`Reply::Done`] or `NOT-FOUND`.
         "CUSTOMER-PASSWORD" CustomerPassword {
             /// His name.
             "CUSTOMER" customer: Name,
@@ -336,6 +336,8 @@ types! {
         "UPDATE-ROLLBACK" UpdateRollback {}
         /// Operator → every machine: start anew: [`Reply::Done`]. Answered by admind.
         "REBOOT" Reboot {}
+        /// Operator → every machine: end all work in order and switch off: [`Reply::Done`]. Answered by admind.
+        "POWER-OFF" PowerOff {}
         /// Operator → every machine: its log, oldest entries first: [`Reply::Log`]; `NOT-FOUND` (no such unit has written anything), `INVALID`
         /// (not a cursor of a log, both a cursor and a time, no lines). Answered by admind.
         "LOG-LIST" LogList {

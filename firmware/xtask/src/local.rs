@@ -160,6 +160,8 @@ impl Setup {
         for (role, daemon) in DAEMONS.into_iter().chain([FTPD]).chain(admind) {
             interrupt::check()?;
             let layout = local.layout(role);
+            // Each machine's own: the web machine's has the certificate that its pages offer.
+            let plan = Plan::load(&dir.join("site").join(&layout.machine).join("site.toml"))?;
             configs::write(&layout, &plan, &self.lifetimes, daemon)?;
             local.daemons.push(local.unit(&layout, daemon).start()?);
         }

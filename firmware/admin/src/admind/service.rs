@@ -168,6 +168,10 @@ impl Admind {
                 let _one = self.change()?;
                 update::reboot(from)
             }
+            Request::PowerOff {} => {
+                let _one = self.change()?;
+                update::power_off(from)
+            }
             Request::FactoryReset { machine } => {
                 let _one = self.change()?;
                 self.factory_reset(from, id, machine)

@@ -159,9 +159,19 @@ pub(super) async fn confirm(role: Role, from: &str) -> Answer {
 /// Starts the machine anew: always cold, so that what starts is what is on the disk.
 pub(super) fn reboot(from: &str) -> Answer {
     tracing::warn!(from, "the machine starts anew, on an operator's order");
+    end("reboot")
+}
+
+/// Ends all work and switches the machine off.
+pub(super) fn power_off(from: &str) -> Answer {
+    tracing::warn!(from, "the machine is switched off, on an operator's order");
+    end("poweroff")
+}
+
+fn end(how: &str) -> Answer {
     let systemctl =
         tools::find("systemctl").ok_or_else(|| Refused(Fault::Unavailable, "systemctl is not there".into()))?;
-    tools::run(&systemctl, &["--no-block", "reboot"], b"").map_err(unavailable)?;
+    tools::run(&systemctl, &["--no-block", how], b"").map_err(unavailable)?;
     Ok(Reply::Done {})
 }
 

@@ -75,6 +75,11 @@ pub(crate) enum Command {
         /// The machine.
         machine: String,
     },
+    /// Switch a machine off, in order: who wants it back has to go there.
+    Poweroff {
+        /// The machine.
+        machine: String,
+    },
     /// Make a machine what it was when its disk was written: settings and journal go; site, keys and data disks stay.
     FactoryReset {
         /// The machine.
@@ -235,7 +240,7 @@ pub(crate) enum Customer {
         /// His name.
         name: Name,
     },
-    /// Change a customer's password, asked for in the same way; ends his sessions.
+    /// Change a customer's password, asked for in the same way; ends his sessions and what is staged for him.
     Passwd {
         /// His name.
         name: Name,

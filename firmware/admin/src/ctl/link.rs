@@ -137,7 +137,7 @@ fn look(order: RequestTag) -> Option<&'static str> {
         Tag::EntitlementAdd | Tag::EntitlementRemove => "entitlement list",
         Tag::LeaseRevoke => "lease list",
         Tag::BagRenew | Tag::BagRetire | Tag::BagAdd | Tag::BagRevoke | Tag::KeysRotate => "status",
-        Tag::Reboot | Tag::FactoryReset => "status",
+        Tag::Reboot | Tag::PowerOff | Tag::FactoryReset => "status",
         _ => return None,
     })
 }

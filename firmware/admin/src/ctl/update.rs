@@ -98,7 +98,15 @@ pub(crate) async fn run(operator: &Operator, command: Update, as_json: bool) -> 
 }
 
 pub(crate) async fn reboot(operator: &Operator, machine: &str) -> Result<(), CtlError> {
-    match operator.ask(machine, Request::Reboot {}).await? {
+    done(operator, machine, Request::Reboot {}).await
+}
+
+pub(crate) async fn power_off(operator: &Operator, machine: &str) -> Result<(), CtlError> {
+    done(operator, machine, Request::PowerOff {}).await
+}
+
+async fn done(operator: &Operator, machine: &str, request: Request) -> Result<(), CtlError> {
+    match operator.ask(machine, request).await? {
         Reply::Done {} => Ok(()),
         _ => Err(CtlError::Mismatch(machine.to_owned())),
     }
@@ -112,10 +120,7 @@ pub(crate) async fn factory_reset(operator: &Operator, machine: &str, confirm: &
         )));
     }
     let name = machine.parse().map_err(|_| CtlError::Usage(format!("{machine:?} is no name of a machine")))?;
-    match operator.ask(machine, Request::FactoryReset { machine: name }).await? {
-        Reply::Done {} => Ok(()),
-        _ => Err(CtlError::Mismatch(machine.to_owned())),
-    }
+    done(operator, machine, Request::FactoryReset { machine: name }).await
 }
 
 fn versions(machine: &str, reply: Reply) -> Result<Versions, CtlError> {
