@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use tobj::{Fault, Id, Sha256};
 use tokio::sync::{Notify, oneshot};
 
+mod gathering;
 mod leases;
 mod objects;
 mod plan;
@@ -41,12 +42,11 @@ pub use transfers::{Access, Begin};
 pub(crate) use transfers::{COMPLETE, End, end as transfers_end, find, may_start};
 pub use work::{Answer, Grace, Refusal, Rules, Work};
 
+use gathering::Gathering;
 use objects::Stalled;
 
 /// Longest time that a record which nobody waits for rides without a commit.
 pub const RIDE: Duration = Duration::from_millis(200);
-/// Longest time that a batch waits for others to join it, when the one before had at least twice as many.
-const GATHER: Duration = Duration::from_millis(2);
 /// Most requests in one batch; more wait for the next. Each may need four open directories.
 pub const MAX_BATCH: usize = 128;
 
@@ -312,8 +312,10 @@ impl Engine {
 
     fn run(&mut self) -> Result<(), EngineError> {
         loop {
+            let here = self.queue.try_recv().ok();
+            let contended = matches!(here, Some(Message::Job(ref job)) if job.answer.is_some());
             let first = match self.waiting {
-                _ if self.is_urgent() => self.queue.try_recv().ok(),
+                _ if here.is_some() || self.is_urgent() => here,
                 None => Some(self.queue.recv().unwrap_or(Message::Stop)),
                 Some(since) => match self.queue.recv_timeout(RIDE.saturating_sub(since.elapsed())) {
                     Ok(message) => Some(message),
@@ -321,7 +323,8 @@ impl Engine {
                     Err(RecvTimeoutError::Disconnected) => Some(Message::Stop),
                 },
             };
-            let (mut jobs, mut stop, mut until) = (Vec::new(), false, None);
+            let (mut jobs, mut stop) = (Vec::new(), false);
+            let mut gathering = Gathering::after(self.last, contended);
             let mut next = first;
             while let Some(message) = next {
                 match message {
@@ -336,7 +339,7 @@ impl Engine {
                 next = if stop || full {
                     None
                 } else {
-                    self.queue.try_recv().ok().or_else(|| self.gather(&jobs, &mut until))
+                    self.queue.try_recv().ok().or_else(|| gathering.as_mut()?.next(&self.queue, jobs.len()))
                 };
             }
             if !jobs.is_empty() || self.is_urgent() || self.waiting.is_some_and(|since| since.elapsed() >= RIDE) {
@@ -354,17 +357,6 @@ impl Engine {
                 return Ok(self.ledger.checkpoint()?);
             }
         }
-    }
-
-    /// Waits a little for more to come. Those who were answered together ask again one after the other; without this the first of
-    /// them would have a commit of his own, and the others would wait for two. Who is alone never waits.
-    fn gather(&self, jobs: &[Job], until: &mut Option<Instant>) -> Option<Message> {
-        let (count, took) = self.last;
-        if jobs.is_empty() || 2 * jobs.len() > count {
-            return None;
-        }
-        let until = *until.get_or_insert_with(|| Instant::now() + (took / 8).min(GATHER));
-        self.queue.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
     }
 
     /// Whether a round is due even if nobody asks.
