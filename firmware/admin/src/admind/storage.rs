@@ -195,7 +195,7 @@ pub(super) async fn watch(watch: Watch) {
         remembered = remember(now.as_ref(), remembered).await;
         // It is made right in the background, and when that is done there is nobody else to see it.
         let lacks_log = now.as_ref().is_some_and(|array| log::is_wanted(Path::new(block::SYS), array));
-        let came = late.came(disks(), now.as_ref().is_some_and(|array| array.missing > 0), Instant::now());
+        let came = late.came(disks, now.as_ref().is_some_and(|array| array.missing > 0), Instant::now());
         if came || lacks_log && !lacked_log {
             let started = tokio::task::spawn_blocking(|| systemctl(&["start", "--no-block", CHANGE])).await;
             if let Ok(Err(Refused(_, why))) = started {
@@ -218,12 +218,16 @@ impl Late {
         Self { begin: now, seen: None }
     }
 
-    /// Whether one came, of the disks that are there now.
-    fn came(&mut self, disks: Vec<String>, degraded: bool, now: Instant) -> bool {
+    /// Whether one came, of the disks that are there now. Once it is too late for that, nobody looks any more.
+    fn came(&mut self, disks: impl FnOnce() -> Vec<String>, degraded: bool, now: Instant) -> bool {
+        if now - self.begin >= LATE {
+            return false;
+        }
+        let disks = disks();
         let seen = self.seen.get_or_insert_with(|| disks.iter().cloned().collect());
         let before = seen.len();
         seen.extend(disks);
-        seen.len() > before && degraded && now - self.begin < LATE
+        seen.len() > before && degraded
     }
 }
 
@@ -369,7 +373,7 @@ mod tests {
         let names = |disks: &[&str]| disks.iter().map(|d| (*d).to_owned()).collect::<Vec<_>>();
         let mut late = Late::new(begin);
         let mut came =
-            |disks: &[&str], degraded, at| late.came(names(disks), degraded, begin + Duration::from_secs(at));
+            |disks: &[&str], degraded, at| late.came(|| names(disks), degraded, begin + Duration::from_secs(at));
         assert!(!came(&["sda", "sdb"], true, 0), "they were there");
         assert!(!came(&["sda", "sdb"], true, 5));
         assert!(came(&["sda", "sdb", "sdc"], true, 10));
